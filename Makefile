@@ -1,0 +1,53 @@
+# Everything that one does with a checkout, each a line. Needs Python 3.11 and nothing of ours.
+PYTHON ?= python3.11
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+COMPILE := CUSTOM_COMPILE_COMMAND="make requirements" $(BIN)/pip-compile --quiet --generate-hashes \
+	--strip-extras --allow-unsafe --resolver=backtracking \
+	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links
+
+.DEFAULT_GOAL := help
+.PHONY: help demo run check test quick bench requirements clean
+
+help: ## what there is
+	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
+
+demo: .venv/ready ## a service with a sample workspace, and ready links
+	$(BIN)/tidings demo
+
+run: .venv/ready ## a service on tidings.db
+	$(BIN)/tidings serve
+
+check: .venv/ready-dev ## format, lint, strict types, import rules
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: .venv/ready-dev ## all tests
+	$(BIN)/pytest
+
+quick: .venv/ready-dev ## the tests that take less than a minute
+	$(BIN)/pytest -m "not slow"
+
+bench: .venv/ready-dev ## the speed table, appended to docs/benchmarks.md
+	$(BIN)/tidings bench
+
+requirements: .venv/ready ## compile the pinned requirements anew from pyproject.toml
+	$(PIP) install pip-tools
+	$(COMPILE) --upgrade --build-deps-for editable --output-file requirements.txt pyproject.toml
+	$(COMPILE) --upgrade --extra dev --constraint requirements.txt \
+		--output-file requirements-dev.txt pyproject.toml
+
+clean: ## remove the environment and what tools left
+	rm -rf .venv .mypy_cache .ruff_cache .import_linter_cache .hypothesis src/*.egg-info build
+
+.venv/ready: requirements.txt pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(PIP) install --require-hashes --requirement requirements.txt
+	$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.venv/ready-dev: .venv/ready requirements-dev.txt
+	$(PIP) install --require-hashes --requirement requirements-dev.txt
+	@touch $@

@@ -1,0 +1,33 @@
+"""What the endpoints call: the features of one service, put together by `tidings.app`."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tidings.chat.chat import Chat
+    from tidings.delivery.events import Events
+    from tidings.delivery.syncs import Syncs
+    from tidings.delivery.websocket import Sockets
+    from tidings.metrics import Metrics
+    from tidings.people.credentials import Credentials
+    from tidings.people.limits import RateLimits
+    from tidings.people.users import Users
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """The features of one running service."""
+
+    users: Users
+    credentials: Credentials
+    limits: RateLimits
+    chat: Chat
+    syncs: Syncs
+    sockets: Sockets
+    events: Events
+    metrics: Metrics
+    check_ready: Callable[[], Awaitable[None]]
+    """Returns when store and bus answer. Raises Unavailable."""

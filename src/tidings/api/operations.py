@@ -1,0 +1,110 @@
+"""Operations over HTTP: health, metrics, and what documents this service."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+
+from aiohttp import web
+from msgspec import Struct
+
+from tidings import metrics
+from tidings.api.endpoints import Call, Callers, Nothing, Section
+from tidings.api.exchanges import EXCHANGE
+from tidings.errors import NotFound
+
+SECTION = Section("Operations", "For those who run the service.")
+
+OPENAPI: web.AppKey[bytes] = web.AppKey("openapi", bytes)
+"""The OpenAPI document of the application, as JSON."""
+
+PAGE_POLICY = (
+    "default-src 'self'; base-uri 'none'; form-action 'none'; object-src 'none'; "
+    "frame-ancestors 'none'"
+)
+PAGE_FILES = {"docs.css": "text/css", "docs.js": "text/javascript"}
+PAGE_ICON = b"""\
+<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32">
+  <rect width="32" height="32" rx="8" fill="#0b6b5d"/>
+  <path d="M8 11h16M16 11v12" stroke="#fff" stroke-width="3.4" stroke-linecap="round"/>
+  <circle cx="24" cy="22" r="3" fill="#f2c14e"/>
+</svg>
+"""
+
+
+class Health(Struct, frozen=True):
+    """The process is up, or everything it needs is."""
+
+    status: str
+
+
+class PageFilePath(Struct, frozen=True):
+    """A file of the documentation page."""
+
+    file: str
+
+
+@SECTION.endpoint("GET", "/healthz", callers=Callers.OPEN)
+async def get_health(call: Call[Nothing, Nothing, Nothing]) -> Health:
+    """Tell that the process is up."""
+    return Health("ok")
+
+
+@SECTION.endpoint("GET", "/readyz", callers=Callers.OPEN)
+async def get_readiness(call: Call[Nothing, Nothing, Nothing]) -> Health:
+    """Tell whether requests can be served.
+
+    The store answers, and no stop is under way."""
+    await call.features.check_ready()
+    return Health("ready")
+
+
+@SECTION.endpoint(
+    "GET", "/metrics", callers=Callers.OPERATOR, media_type="text/plain; version=0.0.4"
+)
+async def get_metrics(call: Call[Nothing, Nothing, Nothing]) -> web.Response:
+    """Get the metrics of this process for Prometheus."""
+    return web.Response(
+        body=call.features.metrics.exposition(), headers={"Content-Type": metrics.CONTENT_TYPE}
+    )
+
+
+@SECTION.endpoint("GET", "/openapi.json", callers=Callers.OPEN)
+async def get_openapi(call: Call[Nothing, Nothing, Nothing]) -> web.Response:
+    """Get this document."""
+    return web.Response(
+        body=call.request.app[OPENAPI], headers={"Content-Type": "application/json"}
+    )
+
+
+@SECTION.endpoint("GET", "/docs", callers=Callers.OPEN, media_type="text/html")
+async def get_docs(call: Call[Nothing, Nothing, Nothing]) -> web.Response:
+    """Browse the documentation and try things out."""
+    call.request[EXCHANGE].content_security_policy = PAGE_POLICY
+    return _page_file("docs.html", "text/html")
+
+
+@SECTION.endpoint("GET", "/docs/{file}", callers=Callers.OPEN, media_type="text/plain")
+async def get_docs_file(call: Call[PageFilePath, Nothing, Nothing]) -> web.Response:
+    """Get a file of the documentation page."""
+    if call.path.file == "icon.svg":
+        return web.Response(body=PAGE_ICON, headers={"Content-Type": "image/svg+xml"})
+    media_type = PAGE_FILES.get(call.path.file)
+    if media_type is None:
+        raise NotFound
+    return _page_file(call.path.file, media_type)
+
+
+def _page_file(name: str, media_type: str) -> web.Response:
+    return web.Response(
+        body=_read(name),
+        headers={
+            "Content-Type": f"{media_type}; charset=utf-8",
+            "Cache-Control": "no-cache",
+        },
+    )
+
+
+@cache
+def _read(name: str) -> bytes:
+    return (files("tidings.api") / name).read_bytes()

@@ -1,0 +1,14 @@
+"""All sections of the API, in the order of the documentation."""
+
+from __future__ import annotations
+
+from tidings.api import messages, operations, people, rooms, updates
+from tidings.api.endpoints import Section
+
+SECTIONS: tuple[Section, ...] = (
+    people.SECTION,
+    rooms.SECTION,
+    messages.SECTION,
+    updates.SECTION,
+    operations.SECTION,
+)

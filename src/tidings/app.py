@@ -1,0 +1,333 @@
+"""The composition root: settings become engines, engines features, features a web application.
+
+Nothing else picks an engine. What was opened last is closed first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import resource
+import secrets
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from aiohttp import web
+
+from tidings import logs
+from tidings.api.application import Unfinished, make_application
+from tidings.api.endpoints import Section
+from tidings.api.features import Features
+from tidings.api.sections import SECTIONS
+from tidings.chat.chat import Chat
+from tidings.clock import Clock, system_clock
+from tidings.config import SettingRefused, Settings
+from tidings.cursors import Cursors
+from tidings.delivery import queues
+from tidings.delivery.events import Events
+from tidings.delivery.hub import Hub
+from tidings.delivery.syncs import Syncs
+from tidings.delivery.websocket import Sockets
+from tidings.errors import Unavailable, ValidationFailed
+from tidings.ids import IdMaker
+from tidings.metrics import Metrics
+from tidings.people.limits import Policy, parse_policy
+from tidings.people.people import People
+from tidings.storage.interface import Absent, ConditionFailed, Item, Put, Store
+from tidings.storage.metered import MeteredStore
+from tidings.storage.sqlite import SqliteStore
+from tidings.storage.tables import SECRETS
+
+CURSOR_SECRET = "cursors"  # noqa: S105  # the name of the secret
+SECRET_BYTES = 32
+SWEEP_INTERVAL_S = 300.0
+"""How often expired items are deleted; reads don't see them in between."""
+READY_DEADLINE_S = 2.0
+KEEP_ALIVE_S = 75.0
+"""How long an idle HTTP connection stays open."""
+BACKLOG = 4_096
+"""Connections that wait to be accepted, when all devices come back at once."""
+FIRST_KEY_NAME = "first start"
+
+# A planned stop ends within 10 s: these are spent one after the other.
+DRAIN_TIMEOUT_S = 4.0
+"""For devices to read what is due and the closing frame."""
+REQUESTS_TIMEOUT_S = 1.0
+"""For requests in flight, twice: to end by themselves, and to end after being cancelled."""
+CHANGES_TIMEOUT_S = 1.0
+"""For changes whose clients went away."""
+CHAT_TIMEOUT_S = 1.5
+"""For commits that wait in the rooms' queues."""
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """One running service: its parts, and the web application that nothing listens to yet."""
+
+    store: Store
+    engine: SqliteStore
+    cursors: Cursors
+    metrics: Metrics
+    people: People
+    chat: Chat
+    hub: Hub
+    syncs: Syncs
+    unfinished: Unfinished
+    web: web.Application
+
+
+@asynccontextmanager
+async def open_app(
+    settings: Settings, *, clock: Clock = system_clock, sections: Sequence[Section] = SECTIONS
+) -> AsyncIterator[Service]:
+    """A service on the store of the settings, with everything running but no port open.
+
+    On leaving, connections are drained, then everything is closed in reverse. Raises
+    SettingRefused; Conflict for a store that is not ours; Unavailable for one that can't be opened.
+    """
+    policy = _policy(settings)
+    settings.store_path.parent.mkdir(parents=True, exist_ok=True)
+    async with AsyncExitStack() as stack:
+        engine = SqliteStore.open(settings.store_path, clock=clock)
+        stack.push_async_callback(engine.close)
+        store = MeteredStore(engine)
+        metrics = Metrics()
+        cursors = Cursors(await read_secret(store, CURSOR_SECRET))
+        ids = IdMaker(clock)
+        hub = Hub(cursors, metrics)
+
+        async def first_cursor(workspace: str, user_id: str) -> str:
+            return await queues.first_cursor(store, cursors, workspace, user_id)
+
+        async def shares_room(workspace: str, user_id: str, other_id: str) -> bool:
+            return await chat.shares_room(workspace, user_id, other_id)
+
+        async def erase(workspace: str, user_id: str) -> None:
+            await chat.erase(workspace, user_id)
+
+        people = People(
+            store,
+            clock,
+            ids,
+            cursors,
+            policy=policy,
+            shares_room=shares_room,
+            is_online=hub.is_online,
+            is_session_online=hub.is_session_online,
+            erase=erase,
+            on_revoked=hub.on_revoked,
+            first_cursor=first_cursor,
+        )
+        chat = Chat(store, clock, ids, cursors, people.users, hub.publish, hub.signal)
+        syncs = Syncs(store, cursors, people.credentials, hub)
+        sockets = Sockets(hub, syncs, chat.messages, chat.rooms, people.credentials, people.limits)
+        unfinished = Unfinished()
+
+        async def check_ready() -> None:
+            hub.refuse_when_draining()
+            try:
+                async with asyncio.timeout(READY_DEADLINE_S):
+                    await store.get(SECRETS, (CURSOR_SECRET,))
+            except TimeoutError as error:
+                raise Unavailable("The store does not answer.") from error
+
+        features = Features(
+            users=people.users,
+            credentials=people.credentials,
+            limits=people.limits,
+            chat=chat,
+            syncs=syncs,
+            sockets=sockets,
+            events=Events(hub, syncs),
+            metrics=metrics,
+            check_ready=check_ready,
+        )
+        await chat.start()
+        stack.push_async_callback(_within, CHAT_TIMEOUT_S, chat.stop, "commits were cut short")
+        stack.push_async_callback(syncs.queues.stop)
+        hub.start(chat.inboxes.item, chat.inboxes.companions, people.credentials.authenticate)
+        stack.push_async_callback(hub.stop)
+        stack.push_async_callback(
+            _within, CHANGES_TIMEOUT_S, unfinished.wait, "changes were cut short"
+        )
+        await stack.enter_async_context(_sweeping(engine, metrics))
+        yield Service(
+            store=store,
+            engine=engine,
+            cursors=cursors,
+            metrics=metrics,
+            people=people,
+            chat=chat,
+            hub=hub,
+            syncs=syncs,
+            unfinished=unfinished,
+            web=make_application(features, sections, unfinished),
+        )
+
+
+@asynccontextmanager
+async def listening(service: Service, host: str, port: int) -> AsyncIterator[str]:
+    """Serve the web application; the value is its address, such as `http://127.0.0.1:8080`.
+
+    On leaving no more connections are accepted, devices are sent away with a `closing` frame, and
+    requests in flight are finished. Raises OSError where the port can't be had.
+    """
+    runner = web.AppRunner(
+        service.web,
+        access_log=None,
+        handler_cancellation=True,
+        keepalive_timeout=KEEP_ALIVE_S,
+        shutdown_timeout=REQUESTS_TIMEOUT_S,
+    )
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, host, port, backlog=BACKLOG)
+        await site.start()
+        name, actual_port, *_ = runner.addresses[0]
+        yield f"http://[{name}]:{actual_port}" if ":" in name else f"http://{name}:{actual_port}"
+        await site.stop()
+        await _within(DRAIN_TIMEOUT_S, service.hub.drain, "devices did not read in time")
+    finally:
+        await runner.cleanup()
+
+
+async def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT; then drain and end within 10 s.
+
+    Prints to standard output: on the first start with an empty store an API key, then
+    `listening on http://HOST:PORT` once requests are served. Logs go to standard error. Raises
+    what `open_app` and `listening` raise.
+    """
+    writer = logs.configure(settings.log, sys.stderr)
+    try:
+        async with open_app(settings) as service:
+            _watch_loop(service.metrics)
+            stopping = _stop_signals()
+            first_key = await make_first_key(service.people)
+            async with listening(service, settings.host, settings.port) as address:
+                if first_key is not None:
+                    _say(f"API key, shown this once: {first_key}")
+                _freeze_garbage()
+                _say(f"listening on {address}")
+                _log.info("listening", address=address)
+                await stopping.wait()
+                _log.info("stopping", connections=len(list(service.hub.connections)))
+        _log.info("stopped")
+    finally:
+        if writer is not None:
+            writer.close()
+
+
+def run(settings: Settings) -> None:
+    """Run `serve` on the fast event loop."""
+    import uvloop
+
+    _allow_many_connections()
+    uvloop.run(serve(settings))
+
+
+async def make_first_key(people: People) -> str | None:
+    """On a store without any workspace, make the default one with a key; the key, or None."""
+    if await people.workspaces.list():
+        return None
+    workspace = await people.workspaces.default(None)
+    _, key = await people.credentials.create_key(workspace.id, FIRST_KEY_NAME)
+    return key
+
+
+async def read_secret(store: Store, name: str) -> bytes:
+    """The store's own secret of that name, made by whoever asks first."""
+    item = await store.get(SECRETS, (name,))
+    if item is None:
+        made: Item = {"name": name, "value": secrets.token_bytes(SECRET_BYTES)}
+        try:
+            await store.write(Put(SECRETS, made, when=(Absent(),)))
+        except ConditionFailed:  # another process was first
+            item = await store.get(SECRETS, (name,))
+        else:
+            item = made
+    if item is None:
+        raise Unavailable("The store's secret can't be read.")
+    value: bytes = item["value"]
+    return value
+
+
+def _policy(settings: Settings) -> Policy | None:
+    try:
+        return parse_policy(settings.rate_limit)
+    except ValidationFailed as error:
+        raise SettingRefused(f"rate_limit: {error.detail}") from error
+
+
+@asynccontextmanager
+async def _sweeping(engine: SqliteStore, metrics: Metrics) -> AsyncIterator[None]:
+    """Delete expired items now and then, until left."""
+
+    async def sweep() -> None:
+        while True:
+            await asyncio.sleep(SWEEP_INTERVAL_S)
+            try:
+                await engine.sweep()
+            except Exception:  # noqa: BLE001  # the root of a task
+                metrics.unexpected("sweep")
+                _log.exception("unexpected", place="sweep")
+
+    task = asyncio.ensure_future(sweep())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def _within(timeout_s: float, finish: Callable[[], Awaitable[None]], text: str) -> None:
+    """Finish something, or give up on it and say so."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            await finish()
+    except TimeoutError:
+        _log.warning("stopped_early", detail=text)
+
+
+def _stop_signals() -> asyncio.Event:
+    """Set by SIGTERM or SIGINT."""
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    return stopping
+
+
+def _watch_loop(metrics: Metrics) -> None:
+    """Log and count what fails where nobody waits for it."""
+
+    def report(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        metrics.unexpected("loop")
+        _log.error("unexpected", place="loop", exc_info=context.get("exception"))
+
+    asyncio.get_running_loop().set_exception_handler(report)
+
+
+def _freeze_garbage() -> None:
+    """Keep what start-up made out of every later collection: it stays to the end anyway."""
+    gc.collect()
+    gc.freeze()
+
+
+def _allow_many_connections() -> None:
+    """Take as many file descriptors as the system lets us: each connection is one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _say(text: str) -> None:
+    """One line on standard output, at once."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()

@@ -1,0 +1,457 @@
+"""Who waits for what on this node: the updates of commits find the devices of their users."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections import OrderedDict, deque
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import TypeAlias
+
+import structlog
+
+from tidings import wire
+from tidings.chat.updates import UserUpdate
+from tidings.cursors import Cursors
+from tidings.delivery import frames
+from tidings.delivery.connections import CloseCode, Connection, Outboxes
+from tidings.delivery.presence import Companions, Presence
+from tidings.delivery.queues import complete, seal
+from tidings.errors import Conflict, Forbidden, NotFound, TidingsError, Unauthorized, Unavailable
+from tidings.metrics import Metrics
+from tidings.people.callers import Caller
+
+USER_CONNECTIONS_MAX = 50
+"""Sockets and streams of one user on this node."""
+LANE_UPDATES_MAX = 1_000
+"""Updates of one user that wait for the inbox row that an earlier one needs."""
+MARKED_ROOMS_MAX = 32
+"""Rooms whose read mark or row moved lately, remembered per user."""
+MARKED_USERS_MAX = 10_000
+BEAT_S = 1.0
+CHECK_BEATS = 3
+"""Each connection is looked after every so many beats."""
+ROW_DEADLINE_S = 5.0
+DRAIN_S = 2.5
+"""How long a planned stop waits for devices to read what was sent to them."""
+CLOSE_S = 1.0
+RETURNS_PER_S = 500
+"""Devices that should come back per second after a planned stop or a refusal."""
+RETURN_WINDOW_MS_MIN = 1_000
+RETURN_WINDOW_MS_MAX = 60_000
+
+InboxItem: TypeAlias = Callable[[str, str, str], Awaitable[wire.InboxItem]]
+"""(workspace, user id, room id) to the user's inbox row. Raises NotFound."""
+Authenticate: TypeAlias = Callable[[str], Awaitable[Caller]]
+"""A token to its caller. Raises Unauthorized."""
+
+_log = structlog.get_logger(__name__)
+
+
+class Poll:
+    """A long poll that waits: woken by news, or ended by an error."""
+
+    __slots__ = ("_error", "_news")
+
+    def __init__(self) -> None:
+        self._news = asyncio.Event()
+        self._error: TidingsError | None = None
+
+    def wake(self) -> None:
+        """There is something to read."""
+        self._news.set()
+
+    def end(self, error: TidingsError) -> None:
+        """Let the poll raise the error."""
+        self._error = error
+        self._news.set()
+
+    def clear(self) -> None:
+        """Forget the news so far: what they told of is about to be read."""
+        if self._error is None:
+            self._news.clear()
+
+    async def wait(self, timeout_s: float) -> bool:
+        """Whether there was news before the time was up. Raises the error that ended it."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._news.wait()
+        except TimeoutError:
+            return False
+        if self._error is not None:
+            raise self._error
+        return True
+
+
+class Audience:
+    """The devices of one user on this node."""
+
+    __slots__ = ("connections", "cursor", "lane", "polls", "user_id", "version", "workspace")
+
+    def __init__(self, workspace: str, user_id: str) -> None:
+        self.workspace = workspace
+        self.user_id = user_id
+        self.connections: list[Connection] = []
+        self.polls: dict[str, Poll] = {}
+        """The waiting poll of each session."""
+        self.lane: deque[UserUpdate] | None = None
+        """Updates that wait their turn while an inbox row is being read."""
+        self.version = 0
+        self.cursor = ""
+        """The cursor of `version`, the last that was told."""
+
+
+class Hub:
+    """All live connections and waiting polls of this node.
+
+    Updates of one user reach each of their devices in the order of publishing. Nothing here
+    blocks or touches the store, but for the inbox rows that `room` frames carry.
+    """
+
+    def __init__(self, cursors: Cursors, metrics: Metrics) -> None:
+        self._cursors = cursors
+        self._metrics = metrics
+        self._audiences: dict[str, dict[str, Audience]] = {}
+        self._roles: dict[tuple[str, str], set[Connection]] = {}
+        self._wheels: list[dict[Connection, None]] = [{} for _ in range(CHECK_BEATS)]
+        self._marked: OrderedDict[tuple[str, str], deque[tuple[int, str]]] = OrderedDict()
+        self._inbox_item: InboxItem | None = None
+        self._authenticate: Authenticate | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._counter = 0
+        self.presence = Presence(self.signal)
+        self.outboxes = Outboxes(metrics)
+        self.is_draining = False
+
+    # Life of the hub
+
+    def start(
+        self, inbox_item: InboxItem, companions: Companions, authenticate: Authenticate
+    ) -> None:
+        """Begin to look after connections; must be called on the running loop."""
+        self._inbox_item = inbox_item
+        self._authenticate = authenticate
+        self._spawn(self._beat)
+        self._spawn(partial(self.presence.run, companions))
+
+    async def stop(self) -> None:
+        """End what the hub runs by itself."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _spawn(self, work: Callable[[], Awaitable[None]]) -> None:
+        task = asyncio.create_task(_root(work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # Who is here
+
+    @property
+    def connections(self) -> Iterator[Connection]:
+        """All live connections."""
+        for wheel in self._wheels:
+            yield from wheel
+
+    def is_online(self, workspace: str, user_id: str) -> bool:
+        """Whether the user has a device connected now, or had a moment ago."""
+        return self.presence.is_online(workspace, user_id)
+
+    def is_session_online(self, workspace: str, user_id: str, session_id: str) -> bool:
+        """Whether this device of the user is connected now."""
+        audience = self._audience(workspace, user_id)
+        return audience is not None and (
+            session_id in audience.polls
+            or any(one.caller.session_id == session_id for one in audience.connections)
+        )
+
+    def _audience(self, workspace: str, user_id: str) -> Audience | None:
+        audiences = self._audiences.get(workspace)
+        return None if audiences is None else audiences.get(user_id)
+
+    def _join(self, workspace: str, user_id: str) -> Audience:
+        audiences = self._audiences.setdefault(workspace, {})
+        audience = audiences.get(user_id)
+        if audience is None:
+            audience = audiences[user_id] = Audience(workspace, user_id)
+            self.presence.come(workspace, user_id)
+        return audience
+
+    def _leave(self, audience: Audience) -> None:
+        if audience.connections or audience.polls:
+            return
+        audiences = self._audiences[audience.workspace]
+        if audiences.get(audience.user_id) is audience:
+            del audiences[audience.user_id]
+            if not audiences:
+                del self._audiences[audience.workspace]
+            now_s = asyncio.get_running_loop().time()
+            self.presence.go(audience.workspace, audience.user_id, now_s)
+
+    @contextmanager
+    def connected(self, connection: Connection) -> Iterator[bool]:
+        """Updates reach the connection within; False if the user has too many of them.
+
+        What is published from the first moment on is told or held.
+        """
+        workspace, user_id = identity(connection.caller)
+        audience = self._join(workspace, user_id)
+        if len(audience.connections) >= USER_CONNECTIONS_MAX:
+            yield False
+            return
+        audience.connections.append(connection)
+        self._enrol(connection)
+        self._counter += 1
+        wheel = self._wheels[self._counter % CHECK_BEATS]
+        wheel[connection] = None
+        self._metrics.connected(connection.way)
+        try:
+            yield True
+        finally:
+            self._metrics.disconnected(connection.way)
+            del wheel[connection]
+            self._dismiss(connection)
+            audience.connections.remove(connection)
+            self._leave(audience)
+
+    def _enrol(self, connection: Connection) -> None:
+        key = (connection.caller.workspace, connection.caller.role or "")
+        self._roles.setdefault(key, set()).add(connection)
+
+    def _dismiss(self, connection: Connection) -> None:
+        key = (connection.caller.workspace, connection.caller.role or "")
+        peers = self._roles[key]
+        peers.discard(connection)
+        if not peers:
+            del self._roles[key]
+
+    @contextmanager
+    def polling(self, caller: Caller) -> Iterator[Poll]:
+        """A poll of the caller's session that is woken within; it ends an older one."""
+        workspace, user_id = identity(caller)
+        session_id = caller.session_id or ""
+        audience = self._join(workspace, user_id)
+        older = audience.polls.get(session_id)
+        if older is not None:
+            older.end(Conflict("A newer poll of this session took over."))
+        poll = audience.polls[session_id] = Poll()
+        self._metrics.connected("poll")
+        try:
+            yield poll
+        finally:
+            self._metrics.disconnected("poll")
+            if audience.polls.get(session_id) is poll:
+                del audience.polls[session_id]
+            self._leave(audience)
+
+    # What happens
+
+    def publish(self, workspace: str, updates: Sequence[UserUpdate]) -> None:
+        """Tell the devices of each user what a commit changed (`chat.updates.Publish`)."""
+        audiences = self._audiences.get(workspace)
+        for update in updates:
+            has_marks = has_row_changed = False
+            for room in update.rooms:
+                if room.is_row_changed:
+                    has_row_changed = True
+                if room.is_read_moved or room.is_row_changed:
+                    has_marks = True
+            if has_marks:
+                self._remember_marks(workspace, update)
+            audience = None if audiences is None else audiences.get(update.user_id)
+            if audience is None:
+                continue
+            for poll in audience.polls.values():
+                poll.wake()
+            if not audience.connections:
+                continue
+            if audience.lane is not None:
+                if len(audience.lane) < LANE_UPDATES_MAX:
+                    audience.lane.append(update)
+                else:
+                    _send_behind(audience)
+            elif has_row_changed:
+                lane = audience.lane = deque((update,))
+                self._spawn(partial(self._run_lane, audience, lane))
+            else:
+                self._tell(audience, update, {})
+
+    def _tell(self, audience: Audience, update: UserUpdate, room_items: dict[str, bytes]) -> None:
+        workspace, user_id, version = audience.workspace, audience.user_id, update.version
+        previous = audience.cursor
+        if audience.version != version - 1 or not previous:
+            previous = seal(self._cursors, workspace, user_id, complete(version - 1))
+        cursor = seal(self._cursors, workspace, user_id, complete(version))
+        audience.version, audience.cursor = version, cursor
+        told = frames.Told(update, previous_cursor=previous, cursor=cursor, room_items=room_items)
+        for connection in tuple(audience.connections):
+            connection.tell(told)
+
+    async def _run_lane(self, audience: Audience, lane: deque[UserUpdate]) -> None:
+        """Tell updates in their order, each with the inbox rows that it needs."""
+        try:
+            while lane:
+                update = lane[0]
+                items: dict[str, bytes] = {}
+                for room in update.rooms:
+                    if room.is_row_changed:
+                        item = await self._read_row(audience, room.room_id)
+                        if item is not None:
+                            items[room.room_id] = frames.encode(item)
+                lane.popleft()
+                self._tell(audience, update, items)
+        except (TidingsError, TimeoutError) as error:
+            _log.warning("inbox row not read", error=str(error))
+            _send_behind(audience)
+        finally:
+            audience.lane = None
+
+    async def _read_row(self, audience: Audience, room_id: str) -> wire.InboxItem | None:
+        if self._inbox_item is None:
+            return None
+        try:
+            async with asyncio.timeout(ROW_DEADLINE_S):
+                return await self._inbox_item(audience.workspace, audience.user_id, room_id)
+        except NotFound:
+            return None
+
+    def _remember_marks(self, workspace: str, update: UserUpdate) -> None:
+        key = (workspace, update.user_id)
+        marked = self._marked.get(key)
+        if marked is None:
+            if len(self._marked) >= MARKED_USERS_MAX:
+                self._marked.popitem(last=False)
+            marked = self._marked[key] = deque(maxlen=MARKED_ROOMS_MAX)
+        else:
+            self._marked.move_to_end(key)
+        for room in update.rooms:
+            if room.is_read_moved or room.is_row_changed:
+                marked.append((update.version, room.room_id))
+
+    def marked_rooms(self, workspace: str, user_id: str, since_version: int) -> list[str]:
+        """Rooms whose read mark or row is known to have moved after that version.
+
+        A hint that may be incomplete: the list of unread rooms tells the whole truth.
+        """
+        marked = self._marked.get((workspace, user_id), ())
+        return list(dict.fromkeys(room for version, room in marked if version > since_version))
+
+    def signal(self, workspace: str, user_ids: Sequence[str], frame: dict[str, object]) -> None:
+        """Send a frame that is not stored to users' devices (`chat.updates.Signal`)."""
+        audiences = self._audiences.get(workspace)
+        if audiences is None:
+            return
+        encoded = b""
+        for user_id in user_ids:
+            audience = audiences.get(user_id)
+            if audience is not None and audience.connections:
+                encoded = encoded or frames.encode(frame)
+                for connection in tuple(audience.connections):
+                    connection.put(str(frame["type"]), encoded)
+
+    def signal_role(self, workspace: str, roles: Collection[str], frame: dict[str, object]) -> None:
+        """Send a frame that is not stored to every device of a workspace's users of the roles."""
+        encoded = frames.encode(frame)
+        for role in roles:
+            for connection in tuple(self._roles.get((workspace, role), ())):
+                connection.put(str(frame["type"]), encoded)
+
+    def on_revoked(self, workspace: str, user_id: str, session_id: str | None) -> None:
+        """End the connections and polls of a session, or of all sessions of a user, with 4401."""
+        audience = self._audience(workspace, user_id)
+        if audience is None:
+            return
+        for connection in tuple(audience.connections):
+            if session_id in (None, connection.caller.session_id):
+                connection.close(CloseCode.UNAUTHORIZED, "signed out")
+        for polled, poll in tuple(audience.polls.items()):
+            if session_id in (None, polled):
+                poll.end(Unauthorized())
+
+    # Looking after connections
+
+    async def _beat(self) -> None:
+        loop = asyncio.get_running_loop()
+        beat = 0
+        while True:
+            await asyncio.sleep(BEAT_S)
+            beat += 1
+            self.presence.expire(loop.time())
+            wheel = self._wheels[beat % CHECK_BEATS]
+            for connection in tuple(wheel):
+                if connection in wheel and connection.beat(loop.time()):
+                    await self._check(connection, wheel)
+
+    async def _check(self, connection: Connection, wheel: dict[Connection, None]) -> None:
+        """Whether the caller still is who they were: revoked elsewhere, expired, another role."""
+        if connection.token is None or self._authenticate is None:
+            return
+        try:
+            caller = await self._authenticate(connection.token)
+        except Unauthorized:
+            connection.close(CloseCode.UNAUTHORIZED, "signed out")
+            return
+        except TidingsError:
+            return  # the store can't answer just now; the next check will tell
+        if caller != connection.caller and connection in wheel:
+            self._dismiss(connection)
+            connection.caller = caller
+            self._enrol(connection)
+
+    def retry_after_ms(self) -> int:
+        """When a device that is sent away should come back: spread over a fitting window."""
+        waiting = sum(len(wheel) for wheel in self._wheels)
+        window_ms = min(
+            max(waiting * 1000 // RETURNS_PER_S, RETURN_WINDOW_MS_MIN), RETURN_WINDOW_MS_MAX
+        )
+        return secrets.randbelow(window_ms)
+
+    def refuse_when_draining(self) -> None:
+        """Raises Unavailable once the node is being stopped."""
+        if self.is_draining:
+            raise Unavailable("The service is being restarted.", retry_after_s=1.0)
+
+    async def drain(self) -> None:
+        """Send everybody away: each is told when to come back, gets what is due, and is closed.
+
+        Ends within DRAIN_S + CLOSE_S, whatever the devices do.
+        """
+        self.is_draining = True
+        for connection in tuple(self.connections):
+            connection.put("closing", frames.closing(self.retry_after_ms()))
+        for audiences in self._audiences.values():
+            for audience in audiences.values():
+                for poll in audience.polls.values():
+                    poll.wake()
+        await self._until(lambda: all(one.is_settled for one in self.connections), DRAIN_S)
+        for connection in tuple(self.connections):
+            connection.close(CloseCode.GOING_AWAY, "come back later")
+        await self._until(lambda: not self._audiences, CLOSE_S)
+
+    async def _until(self, is_reached: Callable[[], bool], timeout_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + timeout_s
+        while not is_reached() and loop.time() < deadline_s:  # noqa: ASYNC110 - buffers
+            await asyncio.sleep(0.02)
+
+
+def identity(caller: Caller) -> tuple[str, str]:
+    """(workspace, user id) of a session's caller. Raises Forbidden for others."""
+    if caller.user_id is None:
+        raise Forbidden("Only sessions have a queue.")
+    return caller.workspace, caller.user_id
+
+
+def _send_behind(audience: Audience) -> None:
+    for connection in tuple(audience.connections):
+        connection.fall_behind()
+
+
+async def _root(work: Callable[[], Awaitable[None]]) -> None:
+    try:
+        await work()
+    except Exception:  # noqa: BLE001 - the root of a task
+        _log.exception("a task of the hub failed")

@@ -1,0 +1,112 @@
+"""Metrics of one service for Prometheus, with plain methods for those who count."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+_LATENCY_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+_BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+
+
+class Metrics:
+    """The counters of one service. Each has its own registry, so several fit in one process.
+
+    All methods are cheap, never block and never raise.
+    """
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry(auto_describe=True)
+        self._requests = self._counter(
+            "tidings_requests", "Requests by route and status.", ("route", "status")
+        )
+        self._latency = Histogram(
+            "tidings_request_seconds",
+            "Time to answer, by route; streams and polls are not in it.",
+            ("route",),
+            buckets=_LATENCY_BUCKETS_S,
+            registry=self.registry,
+        )
+        self._commits = self._counter("tidings_commits", "Commits to rooms.")
+        self._entries = self._counter("tidings_entries", "Entries appended to logs.")
+        self._deliveries = self._counter(
+            "tidings_deliveries", "Updates handed to connections, by way.", ("way",)
+        )
+        self._connections = Gauge(
+            "tidings_connections",
+            "Open connections, by way.",
+            ("way",),
+            registry=self.registry,
+        )
+        self._overflows = self._counter(
+            "tidings_outbox_overflows", "Connections closed because they did not read."
+        )
+        self._batches = Histogram(
+            "tidings_store_batch_sets",
+            "Write sets in one transaction of the store.",
+            buckets=_BATCH_BUCKETS,
+            registry=self.registry,
+        )
+        self._errors = self._counter("tidings_errors", "Unexpected errors, by place.", ("place",))
+        self._by_status: dict[tuple[str, int], Counter] = {}
+        self._by_route: dict[str, Histogram] = {}
+        self._by_way: dict[str, Counter] = {}
+
+    def _counter(self, name: str, text: str, labels: tuple[str, ...] = ()) -> Counter:
+        return Counter(name, text, labels, registry=self.registry)
+
+    def request(self, route: str, status: int, duration_s: float | None) -> None:
+        """One request was answered; `route` is its template, the duration None for a stream."""
+        counter = self._by_status.get((route, status))
+        if counter is None:
+            counter = self._requests.labels(route, str(status))
+            self._by_status[route, status] = counter
+        counter.inc()
+        if duration_s is not None:
+            histogram = self._by_route.get(route)
+            if histogram is None:
+                histogram = self._by_route[route] = self._latency.labels(route)
+            histogram.observe(duration_s)
+
+    def commit(self, entries: int) -> None:
+        """One commit to a room, and how many entries it appended."""
+        self._commits.inc()
+        self._entries.inc(entries)
+
+    def delivered(self, way: str, updates: int) -> None:
+        """Updates were handed to a connection of `websocket`, `events` or `poll`."""
+        counter = self._by_way.get(way)
+        if counter is None:
+            counter = self._by_way[way] = self._deliveries.labels(way)
+        counter.inc(updates)
+
+    def connected(self, way: str) -> None:
+        """A connection opened."""
+        self._connections.labels(way).inc()
+
+    def disconnected(self, way: str) -> None:
+        """A connection closed."""
+        self._connections.labels(way).dec()
+
+    def overflowed(self) -> None:
+        """A connection was closed because it did not read."""
+        self._overflows.inc()
+
+    def store_batch(self, sets: int) -> None:
+        """The store committed one transaction of that many write sets."""
+        self._batches.observe(sets)
+
+    def unexpected(self, place: str) -> None:
+        """Something failed that nobody foresaw; the log has it."""
+        self._errors.labels(place).inc()
+
+    def watch(self, name: str, text: str, read: Callable[[], float]) -> None:
+        """A value that is read whenever the metrics are."""
+        Gauge(name, text, registry=self.registry).set_function(read)
+
+    def exposition(self) -> bytes:
+        """All metrics in Prometheus' text format."""
+        return generate_latest(self.registry)

@@ -1,0 +1,341 @@
+"""A store around a store that tells what its operations would cost on DynamoDB.
+
+Units follow "DynamoDB read and write operations" and the pages on local and global secondary
+indexes and on transactions in the Amazon DynamoDB Developer Guide:
+
+- A read is a unit for each started 4 KB of an item, half of one where it need not be consistent;
+  a query and a scan add up the sizes of their items before they round. Finding nothing costs as
+  much as finding the smallest item. Items that have expired but are still stored are not charged,
+  since the store does not show them.
+- A write is a unit for each started KB of the larger of the item before and after it, two in a
+  transaction; writes that fail are charged too.
+- Each index adds its own writes: an entry that appears, disappears or changes is one, an entry
+  whose key changes is two. Whether these double in a transaction is not published, and so a
+  setting.
+
+A write is a transaction if it has several items, a check, or an `add`, because only transactions
+carry the token that makes an `add` safe to send again.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from itertools import islice
+from typing import Any
+
+import msgspec
+
+from tidings.storage.interface import (
+    PAGE_ITEMS_MAX,
+    Check,
+    ConditionFailed,
+    Delete,
+    Index,
+    Item,
+    Key,
+    Page,
+    Position,
+    Put,
+    Store,
+    Table,
+    Update,
+    Write,
+)
+from tidings.storage.sizes import item_bytes
+
+READ_UNIT_BYTES = 4_096
+WRITE_UNIT_BYTES = 1_024
+BULK_ITEMS_MAX = 500
+"""Items of `put_many` whose costs are worked out at once."""
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Where units were spent: a table, or one of its indexes."""
+
+    table: str
+    index: str | None
+
+
+class Units:
+    """Read and write units spent in one place."""
+
+    __slots__ = ("read", "write")
+
+    def __init__(self) -> None:
+        self.read = 0.0
+        self.write = 0.0
+
+
+class Meter:
+    """What the operations of one context have cost."""
+
+    def __init__(self) -> None:
+        self.requests = 0
+        self.places: defaultdict[Place, Units] = defaultdict(Units)
+
+    @property
+    def read_units(self) -> float:
+        """Read units in all places."""
+        return sum(units.read for units in self.places.values())
+
+    @property
+    def write_units(self) -> float:
+        """Write units in all places."""
+        return sum(units.write for units in self.places.values())
+
+
+_meter: ContextVar[Meter | None] = ContextVar("meter", default=None)
+
+
+@contextmanager
+def metering() -> Iterator[Meter]:
+    """Measure what this context, and tasks that it starts, ask of any `MeteredStore`.
+
+    Operations that another task does on one's behalf count for that task. Contexts nest; the
+    innermost meter alone counts.
+    """
+    meter = Meter()
+    token = _meter.set(meter)
+    try:
+        yield meter
+    finally:
+        _meter.reset(token)
+
+
+def read_units(size_bytes: int, *, consistent: bool) -> float:
+    """What reading that many bytes costs."""
+    return max(1, -(-size_bytes // READ_UNIT_BYTES)) * (1.0 if consistent else 0.5)
+
+
+def write_units(size_bytes: int, *, transactional: bool) -> int:
+    """What writing an item of that size costs."""
+    return max(1, -(-size_bytes // WRITE_UNIT_BYTES)) * (2 if transactional else 1)
+
+
+def index_write_units(
+    table: Table, index: Index, before: Mapping[str, Any] | None, after: Mapping[str, Any] | None
+) -> int:
+    """What an index costs, outside a transaction, when an item of its table changes."""
+    old, new = _projection(table, index, before), _projection(table, index, after)
+    if old == new:
+        return 0
+    sizes = [item_bytes(entry) for entry in (old, new) if entry is not None]
+    if old is not None and new is not None:
+        key_fields = (index.partition, index.sort)
+        if all(old[field] == new[field] for field in key_fields):
+            sizes = [max(sizes)]
+    return sum(write_units(size, transactional=False) for size in sizes)
+
+
+def _projection(table: Table, index: Index, item: Mapping[str, Any] | None) -> Item | None:
+    """The index's entry for the item, None where it has none."""
+    if item is None or item.get(index.partition) is None or item.get(index.sort) is None:
+        return None
+    kept = {*table.fields}
+    if index.projected is not None:
+        kept = {*_key_fields(table), index.partition, index.sort, *index.projected}
+    return {field: value for field, value in item.items() if field in kept and value is not None}
+
+
+def after_write(write: Write, before: Item | None) -> Item | None:
+    """What is stored once the write was applied to what was stored before."""
+    match write:
+        case Put():
+            return write.item
+        case Delete():
+            return None
+        case Check():
+            return before
+        case Update():
+            item = dict(zip(_key_fields(write.table), write.key, strict=True)) | (before or {})
+            item |= write.set
+            item |= {field: (item.get(field) or 0) + add for field, add in write.add.items()}
+            item |= dict.fromkeys(write.remove)
+            return item
+
+
+def _key_fields(table: Table) -> tuple[str, ...]:
+    return (table.partition,) if table.sort is None else (table.partition, table.sort)
+
+
+def _key(write: Write) -> Key:
+    if not isinstance(write, Put):
+        return write.key
+    # A key that is not whole is for the store to refuse.
+    return tuple(write.item.get(field) for field in _key_fields(write.table))
+
+
+def is_transaction(writes: Sequence[Write]) -> bool:
+    """Whether the writes would go to DynamoDB as a transaction."""
+    return len(writes) > 1 or any(
+        isinstance(write, Check) or (isinstance(write, Update) and bool(write.add))
+        for write in writes
+    )
+
+
+class MeteredStore:
+    """A `Store` that charges the `metering` in whose context it is called, if any.
+
+    It reads what each write replaces to know its size, which is not charged; another write of
+    the same item at the same time may make that size an old one.
+    """
+
+    def __init__(self, store: Store, *, index_writes_doubled: bool = True) -> None:
+        self._store = store
+        self._index_writes_doubled = index_writes_doubled
+
+    async def get(self, table: Table, key: Key, *, consistent: bool = True) -> Item | None:
+        """See `Store.get`."""
+        item = await self._store.get(table, key, consistent=consistent)
+        if (meter := _meter.get()) is not None:
+            _charge_read(meter, table, None, [item], consistent=consistent)
+        return item
+
+    async def get_many(
+        self, table: Table, keys: Sequence[Key], *, consistent: bool = True
+    ) -> list[Item | None]:
+        """See `Store.get_many`; each item is rounded for itself, as in BatchGetItem."""
+        items = await self._store.get_many(table, keys, consistent=consistent)
+        if (meter := _meter.get()) is not None and items:
+            meter.requests += 1
+            meter.places[Place(table.name, None)].read += sum(
+                read_units(item_bytes(item or {}), consistent=consistent) for item in items
+            )
+        return items
+
+    async def query(
+        self,
+        table: Table,
+        partition: Any,
+        *,
+        index: str | None = None,
+        low: Any = None,
+        high: Any = None,
+        prefix: str | None = None,
+        reverse: bool = False,
+        limit: int = PAGE_ITEMS_MAX,
+        after: Position | None = None,
+        consistent: bool = True,
+    ) -> Page:
+        """See `Store.query`."""
+        page = await self._store.query(
+            table,
+            partition,
+            index=index,
+            low=low,
+            high=high,
+            prefix=prefix,
+            reverse=reverse,
+            limit=limit,
+            after=after,
+            consistent=consistent,
+        )
+        if (meter := _meter.get()) is not None:
+            _charge_read(meter, table, index, page.items, consistent=consistent)
+        return page
+
+    async def scan(
+        self,
+        table: Table,
+        *,
+        segment: int = 0,
+        segments: int = 1,
+        limit: int = PAGE_ITEMS_MAX,
+        after: Position | None = None,
+    ) -> Page:
+        """See `Store.scan`; charged as eventually consistent, which is DynamoDB's default."""
+        page = await self._store.scan(
+            table, segment=segment, segments=segments, limit=limit, after=after
+        )
+        if (meter := _meter.get()) is not None:
+            _charge_read(meter, table, None, page.items, consistent=False)
+        return page
+
+    async def write(self, *writes: Write) -> None:
+        """See `Store.write`."""
+        if (meter := _meter.get()) is None:
+            await self._store.write(*writes)
+            return
+        before = await self._stored(writes)
+        transactional = is_transaction(writes)
+        try:
+            await self._store.write(*writes)
+        except ConditionFailed as failed:
+            physical = {failure.index: failure.item for failure in failed.failures}
+            for number, write in enumerate(writes):
+                old = physical.get(number, before[number])
+                self._charge_write(meter, write, old, transactional=transactional, failed=True)
+            raise
+        finally:
+            meter.requests += 1
+        for write, old in zip(writes, before, strict=True):
+            self._charge_write(meter, write, old, transactional=transactional)
+
+    async def put_many(self, table: Table, items: Iterable[Item]) -> None:
+        """See `Store.put_many`; each put is charged for itself, as in BatchWriteItem."""
+        if (meter := _meter.get()) is None:
+            await self._store.put_many(table, items)
+            return
+        remaining = iter(items)
+        while puts := [Put(table, item) for item in islice(remaining, BULK_ITEMS_MAX)]:
+            before = await self._stored(puts)
+            await self._store.put_many(table, [put.item for put in puts])
+            meter.requests += 1
+            for put, old in zip(puts, before, strict=True):
+                self._charge_write(meter, put, old, transactional=False)
+
+    async def close(self) -> None:
+        """See `Store.close`."""
+        await self._store.close()
+
+    async def _stored(self, writes: Sequence[Write]) -> list[Item | None]:
+        """What the writes will find, in their order."""
+        numbers: defaultdict[str, list[int]] = defaultdict(list)
+        for number, write in enumerate(writes):
+            numbers[write.table.name].append(number)
+        stored: list[Item | None] = [None] * len(writes)
+        for chosen in numbers.values():
+            keys = [_key(writes[number]) for number in chosen]
+            items = await self._store.get_many(writes[chosen[0]].table, keys)
+            for number, item in zip(chosen, items, strict=True):
+                stored[number] = item
+        return stored
+
+    def _charge_write(
+        self,
+        meter: Meter,
+        write: Write,
+        before: Item | None,
+        *,
+        transactional: bool,
+        failed: bool = False,
+    ) -> None:
+        table, after = write.table, after_write(write, before)
+        size_bytes = max(item_bytes(before or {}), item_bytes(after or {}))
+        if isinstance(write, Check):
+            size_bytes = 0
+        meter.places[Place(table.name, None)].write += write_units(
+            size_bytes, transactional=transactional
+        )
+        if failed:
+            return
+        factor = 2 if transactional and self._index_writes_doubled else 1
+        for index in table.indexes:
+            if units := index_write_units(table, index, before, after):
+                meter.places[Place(table.name, index.name)].write += factor * units
+
+
+def _charge_read(
+    meter: Meter,
+    table: Table,
+    index: str | None,
+    items: Sequence[Item | None],
+    *,
+    consistent: bool,
+) -> None:
+    size_bytes = sum(item_bytes(item or {}) for item in items)
+    meter.requests += 1
+    meter.places[Place(table.name, index)].read += read_units(size_bytes, consistent=consistent)

@@ -1,0 +1,398 @@
+"""The shapes on the wire, shared by service, client and OpenAPI: requests, replies and frames.
+
+Names and shapes are the public contract. Times are RFC 3339 texts, sequences start at 1, counts
+are never negative.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from tidings.ids import Id
+
+TEXT_CHARACTERS_MAX = 8_000
+PREVIEW_CHARACTERS_MAX = 120
+NAME_CHARACTERS_MAX = 200
+MENTIONS_MAX = 50
+BLOBS_MAX = 20
+REACTIONS_MAX = 50
+"""Different emoji on one entry."""
+REACTION_USERS_MAX = 500
+"""Users under one emoji of one entry that are named; more are refused."""
+FOUNDERS_MAX = 1_000
+"""Members named when a room is made, or added in one call."""
+HAVE_RANGES_MAX = 500
+HAVE_ROOMS_MAX = 500
+LIST_LIMIT_MAX = 500
+LIST_LIMIT_DEFAULT = 25
+WAIT_S_MAX = 60
+SEQ_MAX = 2**53 - 1
+
+Role = Literal["admin", "manager", "customer", "bot"]
+RoomKind = Literal["direct", "group", "support"]
+Scope = Literal["public", "private"]
+History = Literal["full", "since_join"]
+Status = Literal["open", "snoozed", "closed"]
+EntryType = Literal[
+    "text",
+    "audio",
+    "joined",
+    "left",
+    "edited",
+    "deleted",
+    "reaction",
+    "status",
+    "timer",
+    "campaign",
+]
+COUNTABLE_TYPES = frozenset({"text", "audio", "campaign"})
+"""Types that count as unread, never for their sender."""
+
+Seq = Annotated[int, Meta(ge=1, le=SEQ_MAX)]
+Text = Annotated[str, Meta(min_length=1)]
+Name = Annotated[str, Meta(min_length=1, max_length=NAME_CHARACTERS_MAX)]
+Email = Annotated[str, Meta(min_length=3, max_length=320, pattern=r"^[^@\s]+@[^@\s]+$")]
+Timestamp = Annotated[str, Meta(description="RFC 3339, UTC, milliseconds")]
+Count = Annotated[int, Meta(ge=0)]
+
+# --- replies -----------------------------------------------------------------------------------
+
+
+class Entry(Struct, frozen=True):
+    """One entry of a room's log."""
+
+    room_id: str
+    seq: int
+    id: str
+    type: EntryType
+    sender_id: str | None
+    created_at: Timestamp
+    client_id: str | None = None
+    text: str | None = None
+    blobs: list[str] = []
+    reply_to: int | None = None
+    mentions: list[str] = []
+    reactions: dict[str, list[str]] = {}
+    """Emoji to the ids of the users who gave it."""
+    edited_at: Timestamp | None = None
+    deleted_at: Timestamp | None = None
+    data: dict[str, Any] = {}
+    """What a typed entry is about, such as `{"seq": 7}` in `edited` and `deleted`."""
+
+
+class Total(Struct, frozen=True):
+    """A user's counts over all rooms that are not muted; `version` orders everything."""
+
+    unread: Count
+    mentions: Count
+    version: Count
+
+
+class Badge(Total, frozen=True):
+    """The answer of `GET /v1/badge`."""
+
+
+class ReadReply(Struct, frozen=True):
+    """Where the read mark is now, and the counts after it."""
+
+    read_seq: Count
+    unread: Count
+    mentions: Count
+    total: Total
+
+
+class User(Struct, frozen=True, omit_defaults=True):
+    """A person or a program; what a customer may not know of others is left out."""
+
+    id: str
+    name: str
+    role: Role | UnsetType = UNSET
+    email: str | None | UnsetType = UNSET
+    attributes: dict[str, Any] | UnsetType = UNSET
+    is_deactivated: bool | UnsetType = UNSET
+    is_online: bool | UnsetType = UNSET
+    created_at: Timestamp | UnsetType = UNSET
+
+
+class Me(User, frozen=True, omit_defaults=True, kw_only=True):
+    """The caller, with totals."""
+
+    unread: Count
+    mentions: Count
+    version: Count
+
+
+class Room(Struct, frozen=True):
+    """A room as one of its readers sees it."""
+
+    id: str
+    kind: RoomKind
+    title: str | None
+    head: Count
+    epoch: Count
+    created_at: Timestamp
+    created_by: str | None
+    member_count: Count
+    scope: Scope | None = None
+    history: History = "full"
+    about: str | None = None
+    status: Status | None = None
+    assignee_id: str | None = None
+    customer_id: str | None = None
+    snoozed_until: Timestamp | None = None
+    tags: list[str] = []
+
+
+class Member(Struct, frozen=True):
+    """Who is in a room, and since when: `joined_seq` is the head at the moment of joining."""
+
+    user_id: str
+    name: str
+    role: str
+    joined_seq: Count
+
+
+class InboxItem(Struct, frozen=True, omit_defaults=False):
+    """One row of an inbox."""
+
+    room_id: str
+    kind: RoomKind
+    title: str | None
+    with_: list[User] = msgspec.field(name="with")
+    unread: Count
+    mentions: Count
+    read_seq: Count
+    head: Count
+    updated_at: Timestamp
+    preview: str | None
+    muted: bool = False
+    left: bool = False
+    status: Status | None = None
+    assignee_id: str | None = None
+
+
+class EntryList(Struct, frozen=True):
+    """Entries in ascending order, and the room's head."""
+
+    items: list[Entry]
+    head: Count
+
+
+class UserList(Struct, frozen=True):
+    """A page of users."""
+
+    items: list[User]
+    next: str | None
+
+
+class RoomList(Struct, frozen=True):
+    """A page of rooms."""
+
+    items: list[Room]
+    next: str | None
+
+
+class MemberList(Struct, frozen=True):
+    """A page of members."""
+
+    items: list[Member]
+    next: str | None
+
+
+class InboxList(Struct, frozen=True):
+    """A page of an inbox, newest activity first."""
+
+    items: list[InboxItem]
+    next: str | None
+
+
+class Device(Struct, frozen=True):
+    """What a client says of the device it runs on."""
+
+    name: Annotated[str, Meta(max_length=NAME_CHARACTERS_MAX)] | None = None
+    platform: Annotated[str, Meta(max_length=NAME_CHARACTERS_MAX)] | None = None
+
+
+class Session(Struct, frozen=True):
+    """One of the caller's devices."""
+
+    session_id: str
+    device: Device
+    created_at: Timestamp
+    expires_at: Timestamp
+    is_current: bool
+    is_online: bool
+
+
+class SessionList(Struct, frozen=True):
+    """A page of sessions."""
+
+    items: list[Session]
+    next: str | None
+
+
+class NewSession(Struct, frozen=True):
+    """A session with its token, shown this once."""
+
+    session_id: str
+    token: str
+    user: User
+    expires_at: Timestamp
+
+
+class Queue(Struct, frozen=True):
+    """Support rooms that wait unassigned, by status; `is_capped` where there are more."""
+
+    open: Count
+    snoozed: Count
+    is_capped: bool = False
+
+
+class SyncRoom(Struct, frozen=True, omit_defaults=True):
+    """What changed in one room since the cursor."""
+
+    room_id: str
+    head: Count
+    read_seq: Count
+    unread: Count
+    mentions: Count
+    entries: list[Entry] = msgspec.field(default_factory=list)
+    left: bool = False
+
+
+class UnreadRoom(Struct, frozen=True):
+    """A room with something unread."""
+
+    room_id: str
+    read_seq: Count
+    unread: Count
+    mentions: Count
+
+
+class SyncReply(Struct, frozen=True):
+    """Everything since the cursor, or a window of it with `more`."""
+
+    cursor: str
+    version: Count
+    total: Total
+    rooms: list[SyncRoom]
+    more: bool
+    unread_rooms: list[UnreadRoom] | UnsetType = UNSET
+    """There when read marks moved: the whole list; a room that is not in it is read."""
+
+
+# --- requests ----------------------------------------------------------------------------------
+
+
+class PostMessage(Struct, frozen=True, forbid_unknown_fields=True):
+    """A message to post. With the same `client_id` again it is the same message."""
+
+    client_id: Id | None = None
+    text: Text | None = None
+    blobs: Annotated[list[Id], Meta(max_length=BLOBS_MAX)] = []
+    reply_to: Seq | None = None
+    mentions: Annotated[list[Id], Meta(max_length=MENTIONS_MAX)] = []
+    as_user: Id | None = None
+
+
+class EditMessage(Struct, frozen=True, forbid_unknown_fields=True):
+    """The new text of one's own message."""
+
+    text: Text
+
+
+class MarkRead(Struct, frozen=True, forbid_unknown_fields=True):
+    """Everything up to this sequence was read."""
+
+    seq: Annotated[int, Meta(ge=0, le=SEQ_MAX)]
+
+
+class Mute(Struct, frozen=True, forbid_unknown_fields=True):
+    """Whether the room is left out of the caller's total."""
+
+    muted: bool
+
+
+class CreateRoom(Struct, frozen=True, forbid_unknown_fields=True):
+    """A room to make."""
+
+    kind: RoomKind
+    id: Id | None = None
+    title: Name | None = None
+    scope: Scope | None = None
+    history: History = "full"
+    about: Id | None = None
+    member_ids: Annotated[list[Id], Meta(max_length=FOUNDERS_MAX)] = []
+
+
+class PatchRoom(Struct, frozen=True, forbid_unknown_fields=True):
+    """JSON Merge Patch of a room: what is not named stays, null removes."""
+
+    title: Name | None | UnsetType = UNSET
+    scope: Scope | UnsetType = UNSET
+    status: Status | UnsetType = UNSET
+    assignee_id: Id | None | UnsetType = UNSET
+    snoozed_until: str | None | UnsetType = UNSET
+
+
+class AddMember(Struct, frozen=True, forbid_unknown_fields=True):
+    """Who is to join: one user, or many at once."""
+
+    user_id: Id | None = None
+    user_ids: Annotated[list[Id], Meta(max_length=FOUNDERS_MAX)] = []
+    role: Literal["member", "owner"] = "member"
+
+
+class CreateUser(Struct, frozen=True, forbid_unknown_fields=True):
+    """A user to make; with the id of one that exists, that one is the answer."""
+
+    role: Role
+    name: Name
+    id: Id | None = None
+    email: Email | None = None
+    attributes: dict[str, Any] = {}
+
+
+class PatchUser(Struct, frozen=True, forbid_unknown_fields=True):
+    """JSON Merge Patch of a user: what is not named stays, null removes."""
+
+    role: Role | UnsetType = UNSET
+    name: Name | UnsetType = UNSET
+    email: Email | None | UnsetType = UNSET
+    attributes: dict[str, Any] | UnsetType = UNSET
+    is_deactivated: bool | UnsetType = UNSET
+
+
+class CreateSession(Struct, frozen=True, forbid_unknown_fields=True):
+    """Who wants a session: a user named by an API key, a JWT, or nobody known."""
+
+    user_id: Id | None = None
+    jwt: Annotated[str, Meta(max_length=8_192)] | None = None
+    publishable_key: Annotated[str, Meta(max_length=128)] | None = None
+    device: Device = Device()
+
+
+HaveText = Annotated[str, Meta(max_length=8_192)]
+
+
+class SyncRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the device is: its cursor, and what it has of each room."""
+
+    since: Annotated[str, Meta(max_length=8_192)] | None = None
+    have: Annotated[dict[Id, HaveText], Meta(max_length=HAVE_ROOMS_MAX)] = {}
+    wait: Annotated[float, Meta(ge=0, le=WAIT_S_MAX)] = 0
+    limit: Annotated[int, Meta(ge=1, le=LIST_LIMIT_MAX)] = 100
+
+
+class Problem(Struct, frozen=True, omit_defaults=True):
+    """An error as RFC 9457 wants it."""
+
+    type: str
+    title: str
+    status: int
+    code: str
+    detail: str = ""
+    errors: list[dict[str, str]] = []

@@ -1,0 +1,60 @@
+"""Settings: from options, the environment or defaults; what this version can not do is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tidings.app import open_app
+from tidings.config import SettingRefused, Settings, read_settings
+
+
+def test_an_option_goes_before_the_environment_before_the_default() -> None:
+    environment = {"TIDINGS_PORT": "9000", "TIDINGS_HOST": "::1", "PORT": "1"}
+    settings = read_settings({"port": 9001, "host": None}, environment)
+    assert (settings.port, settings.host, settings.bus) == (9001, "::1", "local:")
+
+
+@pytest.mark.parametrize(
+    ("url", "path"),
+    [
+        ("sqlite:///tidings.db", Path("tidings.db")),
+        ("sqlite:///data/a%20b.db", Path("data/a b.db")),
+        ("sqlite:////var/lib/tidings.db", Path("/var/lib/tidings.db")),
+    ],
+)
+def test_a_store_is_relative_or_absolute(url: str, path: Path) -> None:
+    assert Settings(store=url).store_path == path
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("store", "dynamodb://eu-west-1?prefix=tidings"),
+        ("store", "postgres://user:sesame@host/db"),
+        ("store", "tidings.db"),
+        ("store", "sqlite://tidings.db"),
+        ("store", "sqlite:///"),
+        ("store", "sqlite:///a.db?mode=ro"),
+        ("bus", "redis://:sesame@host"),
+        ("blobs", "s3://bucket"),
+        ("port", "high"),
+        ("port", "65536"),
+        ("log", "loud"),
+    ],
+)
+def test_what_can_not_be_kept_is_refused_by_name(name: str, value: str) -> None:
+    with pytest.raises(SettingRefused) as refused:
+        read_settings({name: value}, {})
+    assert str(refused.value).startswith(f"{name}: ")
+    assert "sesame" not in str(refused.value)
+
+
+@pytest.mark.parametrize("limit", ["fast", "0/second", "-1/second", ""])
+async def test_a_wrong_limit_is_refused_before_anything_opens(tmp_path: Path, limit: str) -> None:
+    settings = Settings(store=f"sqlite:///{tmp_path}/a.db", rate_limit=limit)
+    with pytest.raises(SettingRefused, match="rate_limit: "):
+        async with open_app(settings):
+            pass
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,89 @@
+"""Running the command line as a person would: another process, its output, its exit code."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+COMMAND_TIMEOUT_S = 120
+SERVICE_END_S = 15
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """How a command ended."""
+
+    code: int
+    output: str
+    errors: str
+
+    @property
+    def last_line(self) -> str:
+        """The last line of standard output."""
+        return self.output.splitlines()[-1] if self.output else ""
+
+
+def run_tidings(
+    *arguments: str, environment: dict[str, str] | None = None, folder: Path | None = None
+) -> Outcome:
+    """Run `tidings` with the arguments, without any TIDINGS_ variable but those given."""
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("TIDINGS_")}
+    finished = subprocess.run(
+        [sys.executable, "-m", "tidings", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=COMMAND_TIMEOUT_S,
+        env=inherited | {"COLUMNS": "100"} | (environment or {}),
+        cwd=folder,
+        check=False,
+    )
+    return Outcome(finished.returncode, finished.stdout, finished.stderr)
+
+
+def free_port() -> int:
+    """A port of this machine on which nothing listens now."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+class Service(msgspec.Struct):
+    """A service in another process."""
+
+    url: str
+    process: subprocess.Popen[str]
+
+
+@contextmanager
+def running_service(store: str, *arguments: str) -> Iterator[Service]:
+    """`tidings serve` on the store, from the first request it can answer; ended with SIGTERM.
+
+    Listens on a free port unless the arguments name one. What it prints before it listens may be
+    read from `process.stdout` no more.
+    """
+    given = arguments if "--port" in arguments else ("--port", "0", *arguments)
+    command = [sys.executable, "-m", "tidings", "serve", "--store", store, *given]
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("TIDINGS_")}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=inherited
+    ) as process:
+        try:
+            assert process.stdout is not None
+            printed = []
+            for line in process.stdout:
+                printed.append(line)
+                if line.startswith("listening on "):
+                    yield Service(line.split()[-1], process)
+                    break
+            else:
+                raise AssertionError(f"the service ended early: {''.join(printed)}")
+        finally:
+            process.terminate()
+            process.wait(SERVICE_END_S)

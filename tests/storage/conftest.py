@@ -1,0 +1,10 @@
+from __future__ import annotations
+
+import pytest
+
+from tests.storage.contract import SetClock
+
+
+@pytest.fixture
+def clock() -> SetClock:
+    return SetClock()
