@@ -125,7 +125,17 @@ async def open_app(
             on_revoked=hub.on_revoked,
             first_cursor=first_cursor,
         )
-        chat = Chat(store, clock, ids, cursors, people.users, hub.publish, hub.signal)
+        chat = Chat(
+            store,
+            clock,
+            ids,
+            cursors,
+            people.users,
+            hub.publish,
+            hub.signal,
+            signal_role=hub.signal_role,
+            ensure_stored=people.credentials.ensure_stored,
+        )
         syncs = Syncs(store, cursors, people.credentials, hub)
         sockets = Sockets(hub, syncs, chat.messages, chat.rooms, people.credentials, people.limits)
         unfinished = Unfinished()

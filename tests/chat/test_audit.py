@@ -352,7 +352,7 @@ LASTING: dict[str, tuple[set[str], list[Write]]] = {
         {"receipts.room"},
         [Put(RECEIPTS, {"room": "acme#x", "receipt": "ann#c", "seq": 1})],
     ),
-    "fan-out of no room": ({"fanouts.room"}, [Put(FANOUTS, {"room": "acme#x", "turn": 1})]),
+    "fan-out of no room": ({"fanouts.room"}, [Put(FANOUTS, {"room": "acme#x"})]),
 }
 
 

@@ -130,18 +130,13 @@ async def test_devices_on_a_breaking_network_end_with_the_same_state(
                         await people[name].mute(room, muted=dice.random() < 0.5)
                     case _:
                         await device.send(room, f"{name} {number}")
+                if dice.random() < 0.1:
+                    proxy.cut()
                 await asyncio.sleep(dice.random() / 50)
 
-        async def cut() -> None:
-            while True:
-                await asyncio.sleep(0.1 + dice.random() / 3)
-                proxy.cut()
-
-        cutting = asyncio.create_task(cut())
         async with asyncio.timeout(60):
             await asyncio.gather(*[act(name, device) for name in names for device in devices[name]])
-        cutting.cancel()
-        assert proxy.cuts > 2
+        assert proxy.cuts > 5
         for name in names:
             for device in devices[name]:
                 await assert_same(device, people[name], rooms)

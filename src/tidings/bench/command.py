@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+PLAIN_WIDTH = 180
+"""Characters in a line where no terminal says how many there are."""
 ROWS = "chat,latency,room,history,badge,store,memory,start"
 
 
@@ -56,7 +58,8 @@ def bench(
     import uvloop
     from rich.console import Console
 
-    from tidings.bench.measures import NAMES, Options
+    from tidings.bench.doors import Options
+    from tidings.bench.measures import NAMES
     from tidings.bench.services import can_pin, pin_self
     from tidings.bench.tables import table
 
@@ -64,6 +67,8 @@ def bench(
     if unknown := [name for name in names if name not in NAMES]:
         raise typer.BadParameter(f"no such row: {', '.join(unknown)}")
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=PLAIN_WIDTH)
     is_pinned = can_pin()
     if is_pinned:
         pin_self()

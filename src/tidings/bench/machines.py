@@ -38,9 +38,10 @@ def _disk(folder: Path) -> str:
     for name in (device, disk):
         flag = Path(f"/sys/block/{name}/queue/rotational")
         if name and flag.exists():
+            if name.startswith("vd"):
+                return f"{kind} on a virtual disk"
             spins = flag.read_text().strip() == "1"
-            bus = "NVMe" if name.startswith("nvme") else "virtual" if name[0] == "v" else "attached"
-            return f"{kind} on {bus} {'rotating disk' if spins else 'solid-state disk'}"
+            return f"{kind} on a {'rotating' if spins else 'solid-state'} disk"
     return kind
 
 

@@ -7,18 +7,18 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import msgspec
 
+from tidings.bench.doors import STORE_SMALL_ENTRIES, Door, Options, Stores, opened
 from tidings.bench.figures import Figure, Say, number, percentile
-from tidings.bench.filling import Pair, filled
-from tidings.bench.loads import Load, Sender, Tally
+from tidings.bench.filling import Pair
+from tidings.bench.loads import Load, Tally
 from tidings.bench.machines import disk_write_s
 from tidings.bench.profiles import profiled
-from tidings.bench.services import Service, create_key, python_on_service_core, running
+from tidings.bench.services import Service, python_on_service_core, running
 from tidings.bench.sockets import FastHttp, FastSocket
 
 PAIRS = 100
@@ -30,10 +30,7 @@ ROOM_SENDERS = 10
 DELIVERIES_PER_S = 60_000
 HISTORY_ENTRIES = 300
 HISTORY_MS = 2.0
-BADGE_ROOMS_MANY = 10_000
-BADGE_ROOMS_FEW = 10
 BADGE_RATIO = 1.2
-STORE_SMALL_ENTRIES = 10_000
 STORE_RATIO = 1.5
 CONNECTION_KIB = 40.0
 START_S = 1.0
@@ -46,83 +43,9 @@ POSTS_PER_TURN = 20
 """Posts to one store before it is the other's turn."""
 STARTS_PER_RUN = 3
 OPENING_AT_ONCE = 50
-DOORS = 8
 IDLE_S = 3.0
 FLOOR_DEADLINE_S = 120.0
 FILES_PER_CONNECTION = 1.2
-
-
-class Options(msgspec.Struct, frozen=True):
-    """How much to measure, and where."""
-
-    folder: Path
-    """For stores and the disk's floor; emptied by whoever made it."""
-    checkout: Path | None
-    """Where `benchmarks/bare_store.py` is."""
-    is_pinned: bool
-    runs: int = 3
-    seconds: float = 10.0
-    entries: int = 2_000_000
-    connections: int = 5_000
-    is_profiling: bool = False
-
-
-class Door:
-    """An API key's way in, over a few connections."""
-
-    def __init__(self, service: Service, key: str, connections: Sequence[FastHttp]) -> None:
-        self.service = service
-        self.key = key
-        self._connections = connections
-
-    async def post(self, path: str, body: dict[str, object]) -> dict[str, object]:
-        """One call."""
-        return await self._connections[0].json("POST", path, self.key, body)
-
-    async def each(self, path: str, bodies: Sequence[dict[str, object]]) -> list[dict[str, object]]:
-        """The same call with many bodies; the replies in the same order."""
-        replies: list[dict[str, object]] = [{} for _ in bodies]
-        todo = iter(range(len(bodies)))
-
-        async def work(connection: FastHttp) -> None:
-            for index in todo:
-                replies[index] = await connection.json("POST", path, self.key, bodies[index])
-
-        await asyncio.gather(*[work(connection) for connection in self._connections])
-        return replies
-
-    async def people(self, user_ids: Sequence[str], role: str = "manager") -> None:
-        """Make users."""
-        bodies: list[dict[str, object]] = [
-            {"id": user_id, "role": role, "name": f"Person {user_id}"} for user_id in user_ids
-        ]
-        await self.each("/v1/users", bodies)
-
-    async def sessions(self, user_ids: Sequence[str]) -> list[str]:
-        """A new session of each; their tokens."""
-        replies = await self.each("/v1/sessions", [{"user_id": user_id} for user_id in user_ids])
-        return [str(reply["token"]) for reply in replies]
-
-    async def sender(self, tally: Tally, room_id: str, user_id: str, *, in_flight: int) -> Sender:
-        """A connected device of a user."""
-        token = (await self.sessions([user_id]))[0]
-        sender = Sender(tally, room_id, user_id, in_flight=in_flight)
-        await sender.connect(self.service.url, token)
-        return sender
-
-
-@asynccontextmanager
-async def opened(options: Options, name: str, *, store: Path | None = None) -> AsyncIterator[Door]:
-    """A service on a new store, or on the given one, and a way in."""
-    path = store or options.folder / f"{name}.db"
-    key = await create_key(path)
-    async with running(path, is_pinned=options.is_pinned) as service:
-        connections = [await FastHttp.open(service.url) for _ in range(DOORS)]
-        try:
-            yield Door(service, key, connections)
-        finally:
-            for connection in connections:
-                connection.close()
 
 
 class Window(msgspec.Struct, frozen=True):
@@ -372,33 +295,6 @@ async def history(options: Options, say: Say) -> list[Figure]:
             notes=f"{size / 1024:.0f} KiB",
         )
     ]
-
-
-class Stores:
-    """The filled stores, made when they are first needed."""
-
-    def __init__(self, options: Options, say: Say) -> None:
-        self._options = options
-        self._say = say
-        self._made: dict[int, tuple[Path, list[Pair]]] = {}
-
-    async def of(self, entries: int) -> tuple[Path, list[Pair]]:
-        """A store of so many entries, and its rooms. Two users have many and few rooms besides."""
-        if entries not in self._made:
-            path = self._options.folder / f"filled-{entries}.db"
-            await create_key(path)
-            self._say(f"filling a store with {entries:,} entries")
-            pairs = await filled(
-                path,
-                entries=entries,
-                users=20 if entries <= STORE_SMALL_ENTRIES else 200,
-                crowds={"many": BADGE_ROOMS_MANY, "few": BADGE_ROOMS_FEW}
-                if entries <= STORE_SMALL_ENTRIES
-                else {},
-                progress=lambda done: self._say(f"filling a store: {done:,} of {entries:,}"),
-            )
-            self._made[entries] = path, pairs
-        return self._made[entries]
 
 
 async def badge(options: Options, say: Say, stores: Stores) -> list[Figure]:

@@ -15,11 +15,13 @@ from tidings.bench.figures import Say
 from tidings.bench.services import Service
 
 if TYPE_CHECKING:
-    from tidings.bench.measures import Options
+    from tidings.bench.doors import Options
 
 SAMPLES_PER_S = 200
 SHOWN_MAX = 40
 STOP_DEADLINE_S = 30.0
+_IDLE = frozenset({"Condition.wait (threading.py)", "_worker (futures/thread.py)"})
+"""Where threads wait for work, which py-spy does not always know to be idle."""
 
 
 def _program() -> str | None:
@@ -65,6 +67,8 @@ def summary(raw: str) -> str:
         stack, _, count_text = line.rpartition(" ")
         count = int(count_text)
         frames = [_function(frame) for frame in stack.split(";")]
+        if frames[-1] in _IDLE:
+            continue
         samples += count
         own[frames[-1]] += count
         for frame in set(frames):

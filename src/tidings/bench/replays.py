@@ -11,8 +11,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
+from tidings.bench.doors import Options
 from tidings.bench.figures import percentile
-from tidings.bench.measures import Options
 from tidings.bench.services import create_key, running
 from tidings.client import Client, Device
 from tidings.importing.irclogs import ClientIds, Spoken, name_id, read_log

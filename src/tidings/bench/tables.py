@@ -9,8 +9,9 @@ from pathlib import Path
 from rich.console import Console
 
 from tidings.bench import figures
+from tidings.bench.doors import Options, Stores
 from tidings.bench.machines import describe
-from tidings.bench.measures import Options, Stores, measure
+from tidings.bench.measures import measure
 from tidings.bench.services import LOAD_CORE, SERVICE_CORE
 from tidings.bench.sockets import Broken
 
@@ -51,6 +52,7 @@ async def table(
         remarks = [
             pinned,
             f"{options.runs} runs of {options.seconds:g} s; medians, and the range of the runs.",
+            *(["A profiler looked on, which slows the service."] if options.is_profiling else []),
             *(f"Broke: {text}." for text in broken),
         ]
         section = figures.as_markdown(

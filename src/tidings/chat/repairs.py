@@ -89,7 +89,7 @@ async def _room_writes(store: Store, key: str) -> list[Write]:
     changes = _differences(item, wanted)
     writes: list[Write] = []
     if room.is_fanning and not has_fanout:
-        writes.append(Put(FANOUTS, {"room": key, "turn": 0}, (Absent(),)))
+        writes.append(Put(FANOUTS, {"room": key}, (Absent(),)))
     elif changes:
         writes.append(Check(FANOUTS, (key,), (Exists() if has_fanout else Absent(),)))
     if writes:

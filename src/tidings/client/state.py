@@ -1,12 +1,13 @@
 """What a device knows: rooms, entries and counts such that old state + updates = fresh fetch.
 
 Pure values: nothing here does I/O. Counts are shown as the service said them, never counted.
-Each count remembers the version that it was told with, and an older one is ignored.
+Each count remembers the version that it was told with, and an older one is ignored. A room that
+was read elsewhere while the device was away is shown as read to its head.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 from msgspec import UNSET
 
@@ -375,14 +376,9 @@ class State:
                     mentions=unread.mentions,
                     read_seq=unread.read_seq,
                 )
-        for room in self._unread_but(named):
-            if room.set_counts(version, unread=0, mentions=0):
-                room.read_seq = max(room.read_seq, room.head)
-
-    def _unread_but(self, named: set[str]) -> Iterator[LocalRoom]:
         for room in self.rooms.values():
-            if (room.unread or room.mentions) and room.room_id not in named:
-                yield room
+            if room.room_id not in named and room.set_counts(version, unread=0, mentions=0):
+                room.read_seq = max(room.read_seq, room.head)
 
     def _reach(self, version: int | None, cursor: str | None) -> None:
         """A frame of that version came. A cursor from beyond a gap would skip what is missing."""

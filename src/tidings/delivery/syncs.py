@@ -9,7 +9,7 @@ import msgspec
 from msgspec import UNSET
 
 from tidings import wire
-from tidings.chat import marks, ranges
+from tidings.chat import access, marks, ranges
 from tidings.chat.rows import (
     BadgeRow,
     Participation,
@@ -292,16 +292,12 @@ class Syncs:
 
     async def _first_visible_seq(self, caller: Caller, row: Participation) -> int:
         room = await self._room(caller, row.room_id)
-        if room is not None and room.history == "since_join":
-            return row.joined_seq + 1
-        return 1
+        return 1 if room is None else access.first_visible_seq(room, row)
 
     async def _visible_room(self, caller: Caller, room_id: str) -> RoomRow | None:
         """A room that the caller may read without being a member."""
         room = await self._room(caller, room_id)
-        if room is None or caller.role not in ("manager", "admin"):
-            return None
-        return room if room.kind == "support" or room.scope == "public" else None
+        return room if access.sees(caller, room, None) else None
 
     async def _read_unread(self, caller: Caller) -> list[wire.UnreadRoom]:
         user = user_key(*identity(caller))

@@ -86,8 +86,20 @@ class Meter:
         """Write units in all places."""
         return sum(units.write for units in self.places.values())
 
+    def charge(self, spent: Meter, share: float) -> None:
+        """Take over a share, from 0 to 1, of what was spent elsewhere on this one's behalf."""
+        self.requests += spent.requests
+        for place, units in spent.places.items():
+            self.places[place].read += units.read * share
+            self.places[place].write += units.write * share
+
 
 _meter: ContextVar[Meter | None] = ContextVar("meter", default=None)
+
+
+def current_meter() -> Meter | None:
+    """The meter that counts in this context, if one does."""
+    return _meter.get()
 
 
 @contextmanager

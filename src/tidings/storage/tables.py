@@ -209,7 +209,7 @@ FANOUTS = Table(
     name="fanouts",
     partition="room",
     sort=None,
-    fields={"room": str, "turn": int, "cursor": str, "founding": list},
+    fields={"room": str, "founding": list},
 )
 
 TABLES: tuple[Table, ...] = (

@@ -1,0 +1,668 @@
+"""How commands become durable: queues per room, turns between rooms that share people, retries.
+
+Commands for a room wait in its queue, and what waits goes together in one transaction. Two
+transactions in flight never share a room or a user: rooms that share a user are packed into one
+transaction, or take turns. What was read before is remembered and never trusted: the conditions
+of each plan make one that was planned on something old fail, and then it is read again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from contextvars import Context
+from typing import Any
+
+import msgspec
+import structlog
+
+from tidings.chat import commands
+from tidings.chat.commands import Command, Posted, items_max, named_seqs, named_users
+from tidings.chat.fanouts import Fanouts
+from tidings.chat.plans import Plan, RoomView, fold_range, plan_commit, read_range
+from tidings.chat.rows import (
+    INLINE_MEMBERS_MAX,
+    BadgeRow,
+    Participation,
+    RoomRow,
+    badge_from_item,
+    entry_to_wire,
+    participation_from_item,
+    room_from_item,
+)
+from tidings.chat.updates import PostedEntry, Publish
+from tidings.clock import Clock
+from tidings.errors import IdempotencyMismatch, NotFound, TidingsError, Unavailable
+from tidings.storage.interface import (
+    PAGE_ITEMS_MAX,
+    WRITE_ITEMS_MAX,
+    ConditionFailed,
+    Failure,
+    Item,
+    Store,
+)
+from tidings.storage.metered import Meter, current_meter, metering
+from tidings.storage.tables import BADGES, ENTRIES, INBOXES, MEMBERS, ROOMS, room_key, user_key
+
+QUEUE_COMMANDS_MAX = 2_000
+"""Commands that may wait for one room."""
+WAIT_S_MAX = 10.0
+"""How long a command may wait to become durable before its sender is told to try again."""
+RETRIES_MAX = 50
+"""How often one batch is planned again because others were faster."""
+RETRY_PAUSE_S_MAX = 0.05
+STOP_POLL_S = 0.005
+"""How often a stop looks whether everything has ended."""
+ROOMS_REMEMBERED_MAX = 20_000
+USERS_REMEMBERED_MAX = 20_000
+ROWS_REMEMBERED_MAX = 64
+"""Inbox rows remembered of one user."""
+
+_log = structlog.get_logger(__name__)
+
+
+class _Waiting(msgspec.Struct):
+    """A command on its way."""
+
+    command: Command
+    answer: asyncio.Future[Any]
+    meter: Meter | None
+    deadline: float
+
+
+class _Batch(msgspec.Struct):
+    """What goes into one transaction: rooms with the commands that wait for them."""
+
+    workspace: str
+    rooms: dict[str, list[_Waiting]]
+    """By room id."""
+    names: set[str]
+    """Keys of the rooms and users that no other transaction may touch meanwhile."""
+    items: int
+    size: int = 0
+    """Commands at the start: each bears its share of the cost."""
+    spent: Meter | None = None
+
+
+class _KnownRoom(msgspec.Struct):
+    row: RoomRow
+    members: frozenset[str] | None
+
+
+class _KnownUser(msgspec.Struct):
+    badge: BadgeRow
+    rows: OrderedDict[str, Participation]
+
+
+class _Turn(msgspec.Struct):
+    """Somebody who waits for rooms and users that are busy."""
+
+    names: frozenset[str]
+    granted: asyncio.Future[None]
+
+
+class Commits:
+    """The only way to change a room.
+
+    `on_room_changed(before, after)` hears of each commit that changed more of a room than its
+    head; `before` is None for a new room. `on_committed(entries)` counts.
+    """
+
+    def __init__(self, store: Store, clock: Clock, publish: Publish) -> None:
+        self._store = store
+        self._clock = clock
+        self._publish = publish
+        self._queues: dict[tuple[str, str], deque[_Waiting]] = {}
+        self._turns: deque[_Turn] = deque()
+        self._busy: set[str] = set()
+        self._rooms: OrderedDict[str, _KnownRoom] = OrderedDict()
+        self._users: OrderedDict[str, _KnownUser] = OrderedDict()
+        self._loading: set[str] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._is_pump_due = False
+        self._is_stopping = False
+        # Tasks of commits belong to nobody's request: they start from an empty context.
+        self._context = Context()
+        self._fanouts = Fanouts(store, clock, self)
+        self.on_room_changed: Callable[[RoomRow | None, RoomRow], None] | None = None
+        self.on_committed: Callable[[int], None] | None = None
+
+    # --- asking --------------------------------------------------------------------------------
+
+    def submit(self, workspace: str, room_id: str, command: Command) -> asyncio.Future[Any]:
+        """Queue a command. The future has its answer once that is durable, or a TidingsError.
+
+        Commands for one room are applied in the order of their submission. Never blocks. When
+        the future fails with Unavailable, the command may have been applied or not.
+        """
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Any] = loop.create_future()
+        queue = self._queues.get((workspace, room_id))
+        if queue is None:
+            queue = self._queues[workspace, room_id] = deque()
+        if self._is_stopping or len(queue) >= QUEUE_COMMANDS_MAX:
+            answer.set_exception(Unavailable("Too much waits for this room."))
+            return answer
+        queue.append(_Waiting(command, answer, current_meter(), loop.time() + WAIT_S_MAX))
+        self._pump_soon()
+        return answer
+
+    async def look(
+        self, workspace: str, room_id: str, users: Sequence[str] = (), *, is_fresh: bool = True
+    ) -> RoomView | None:
+        """The room with its members, and the rows of the users; None where there is no room.
+
+        Unless `is_fresh`, what was remembered will do: good enough before a commit, which checks.
+        """
+        known = await self._know_room(workspace, room_id, is_fresh=is_fresh)
+        if known is None:
+            return None
+        rows: dict[str, Participation] = {}
+        missing: list[str] = []
+        for user_id in users:
+            user = self._users.get(user_key(workspace, user_id))
+            row = user.rows.get(room_id) if user is not None else None
+            if row is not None:
+                rows[user_id] = row
+            else:
+                missing.append(user_id)
+        if missing:
+            rows |= await self._read_rows(workspace, room_id, missing)
+        return RoomView(room=known.row, member_ids=known.members, participations=rows)
+
+    async def founded(self, workspace: str, room_id: str) -> None:
+        """Wait until all founders of a new room are in it. Raises Unavailable in time."""
+        await self._fanouts.founded(workspace, room_id)
+
+    # --- turns ---------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def turn(self, names: Iterable[str]) -> AsyncIterator[None]:
+        """Hold rooms and users, by their keys, while no other transaction touches them."""
+        turn = _Turn(frozenset(names), asyncio.get_running_loop().create_future())
+        self._turns.append(turn)
+        self._pump_soon()
+        try:
+            await turn.granted
+            yield
+        finally:
+            if turn.granted.done() and not turn.granted.cancelled():
+                self._release(turn.names)
+            elif turn in self._turns:
+                self._turns.remove(turn)
+
+    def _release(self, names: Iterable[str]) -> None:
+        self._busy.difference_update(names)
+        self._pump_soon()
+
+    def _pump_soon(self) -> None:
+        if not self._is_pump_due:
+            self._is_pump_due = True
+            asyncio.get_running_loop().call_soon(self._pump, context=self._context)
+
+    def _pump(self) -> None:
+        """Start whatever can go now. Who came first and can't go keeps its people for itself."""
+        self._is_pump_due = False
+        reserved: set[str] = set()
+        for turn in list(self._turns):
+            if turn.names & self._busy or turn.names & reserved:
+                reserved |= turn.names
+            else:
+                self._turns.remove(turn)
+                if not turn.granted.cancelled():
+                    self._busy |= turn.names
+                    turn.granted.set_result(None)
+        batches: list[_Batch] = []
+        packed: set[str] = set()
+        for (workspace, room_id), queue in list(self._queues.items()):
+            if not queue:
+                del self._queues[workspace, room_id]
+                continue
+            key = room_key(workspace, room_id)
+            if key in self._busy or key in self._loading:
+                continue
+            known = self._rooms.get(key)
+            is_creation = isinstance(queue[0].command, commands.Create)
+            if known is None and not is_creation:
+                self._loading.add(key)
+                self._start(self._load_for_queue(workspace, room_id, key))
+                continue
+            batch = self._take(workspace, room_id, key, queue, known)
+            if batch.names & self._busy or batch.names & reserved:
+                reserved |= batch.names
+            elif not batch.names & packed:
+                batches.append(batch)
+                packed |= batch.names
+                self._drop_taken(queue, batch.rooms[room_id])
+            elif self._pack(batch, batches):
+                packed |= batch.names
+                self._drop_taken(queue, batch.rooms[room_id])
+            else:
+                reserved |= batch.names
+        for batch in batches:
+            self._busy |= batch.names
+            self._start(self._commit(batch))
+
+    def _pack(self, batch: _Batch, batches: list[_Batch]) -> bool:
+        """Put rooms that share people into one transaction, if there is one that they fit in."""
+        sharing = [other for other in batches if other.names & batch.names]
+        if len(sharing) != 1 or sharing[0].items + batch.items > WRITE_ITEMS_MAX:
+            return False
+        sharing[0].rooms |= batch.rooms
+        sharing[0].names |= batch.names
+        sharing[0].items += batch.items
+        return True
+
+    def _take(
+        self,
+        workspace: str,
+        room_id: str,
+        key: str,
+        queue: deque[_Waiting],
+        known: _KnownRoom | None,
+    ) -> _Batch:
+        """As many of a room's commands as one transaction holds, at least one."""
+        names = {key}
+        items = 2  # the room and its fan-out
+        is_inline = known is None or known.members is not None
+        if known is not None and known.members is not None:
+            items += 2 * len(known.members)
+            names.update(user_key(workspace, user_id) for user_id in known.members)
+        taken: list[_Waiting] = []
+        for waiting in queue:
+            command = waiting.command
+            items += items_max(command, is_inline=is_inline)
+            is_alone = isinstance(command, commands.Create | commands.Found)
+            if taken and (items > WRITE_ITEMS_MAX or is_alone):
+                items -= items_max(command, is_inline=is_inline)
+                break
+            taken.append(waiting)
+            names.update(user_key(workspace, user_id) for user_id in named_users(command))
+            if is_alone:
+                break
+        return _Batch(workspace, {room_id: taken}, names, items)
+
+    @staticmethod
+    def _drop_taken(queue: deque[_Waiting], taken: list[_Waiting]) -> None:
+        for _ in taken:
+            queue.popleft()
+
+    async def _load_for_queue(self, workspace: str, room_id: str, key: str) -> None:
+        queue = self._queues.get((workspace, room_id))
+        try:
+            known = await self._know_room(workspace, room_id, is_fresh=True)
+        except TidingsError as error:
+            _refuse(queue, error)
+        else:
+            if known is None:
+                _refuse(queue, NotFound("There is no such room."))
+        finally:
+            self._loading.discard(key)
+            self._pump_soon()
+
+    def _start(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine, context=self._context.copy())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # --- the commit ----------------------------------------------------------------------------
+
+    async def _commit(self, batch: _Batch) -> None:
+        waiting = [one for room in batch.rooms.values() for one in room]
+        batch.size = len(waiting)
+        try:
+            if any(one.meter is not None for one in waiting):
+                with metering() as batch.spent:
+                    await self._commit_until_done(batch)
+            else:
+                await self._commit_until_done(batch)
+        except TidingsError as error:
+            self.forget(batch.names)
+            for one in waiting:
+                _answer(batch, one, error)
+        except Exception:  # noqa: BLE001  # the root of a task
+            _log.exception("unexpected", place="commit")
+            self.forget(batch.names)
+            for one in waiting:
+                _answer(batch, one, Unavailable("The service failed to do this."))
+        finally:
+            self._release(batch.names)
+
+    async def _commit_until_done(self, batch: _Batch) -> None:
+        """Plan and write until every command has its answer, or wait for another turn."""
+        pending = batch.rooms
+        for attempt in range(RETRIES_MAX):
+            now = asyncio.get_running_loop().time()
+            for waiting in pending.values():
+                for one in [one for one in waiting if one.deadline < now]:
+                    waiting.remove(one)
+                    _answer(batch, one, Unavailable("This took too long; try it again."))
+            pending = {room_id: waiting for room_id, waiting in pending.items() if waiting}
+            if not pending:
+                return
+            loaded = await self._load(batch, pending)
+            if loaded is None:
+                self._put_back(batch.workspace, pending)
+                return
+            work, badges = loaded
+            plan = plan_commit(batch.workspace, work, badges)
+            try:
+                if plan.writes:
+                    await self._store.write(*plan.writes)
+            except ConditionFailed as failed:
+                await self._answer_repeated(batch, plan, failed.failures, pending)
+                if any(failure.index not in plan.receipts for failure in failed.failures):
+                    self.forget(batch.names)
+                    if attempt:
+                        pause_s = min(RETRY_PAUSE_S_MAX, 0.001 * 2**attempt)
+                        await asyncio.sleep(random.uniform(0, pause_s))  # noqa: S311
+                continue
+            self._finish(batch, plan, pending, work)
+            return
+        raise Unavailable("Others were always faster; try it again.")
+
+    def _put_back(self, workspace: str, pending: Mapping[str, list[_Waiting]]) -> None:
+        """Members have changed: these commands need another turn, before those behind them."""
+        for room_id, waiting in pending.items():
+            queue = self._queues.setdefault((workspace, room_id), deque())
+            queue.extendleft(reversed(waiting))
+
+    def _finish(
+        self,
+        batch: _Batch,
+        plan: Plan,
+        pending: Mapping[str, list[_Waiting]],
+        work: Sequence[tuple[str, RoomView, Sequence[Command]]],
+    ) -> None:
+        """Remember, answer and tell, in one go: whoever is woken sees all of it."""
+        workspace = batch.workspace
+        self.remember(workspace, plan)
+        answers = iter(plan.answers)
+        for room_id, _, _ in work:
+            for one in pending[room_id]:
+                _answer(batch, one, next(answers)[1])
+        self._publish(workspace, plan.updates)
+        if self.on_committed is not None and plan.entries_count:
+            self.on_committed(plan.entries_count)
+        for room_id, view, _ in work:
+            after = plan.rooms.get(room_id)
+            if after is None:
+                continue
+            if after.is_fanning:
+                self._fanouts.wake(workspace, room_id)
+            if self.on_room_changed is not None and _is_changed(view.room, after):
+                self.on_room_changed(view.room, after)
+
+    async def _answer_repeated(
+        self,
+        batch: _Batch,
+        plan: Plan,
+        failures: Sequence[Failure],
+        pending: Mapping[str, list[_Waiting]],
+    ) -> None:
+        """Answer posts whose receipts are there already with the entries they led to."""
+        for failure in failures:
+            post = plan.receipts.get(failure.index)
+            if post is None or failure.item is None:
+                continue
+            answer: Posted | TidingsError
+            if failure.item["body_hash"] != post.body_hash:
+                answer = IdempotencyMismatch()
+            else:
+                key = failure.item["room"], failure.item["seq"]
+                entry = await self._store.get(ENTRIES, key)
+                assert entry is not None, "a receipt names an entry"
+                room_id = key[0].partition("#")[2]
+                answer = Posted(PostedEntry(entry_to_wire(entry, room_id)), is_new=False)
+            for waiting in pending.values():
+                for one in [one for one in waiting if one.command is post]:
+                    waiting.remove(one)
+                    _answer(batch, one, answer)
+
+    # --- loading and remembering ----------------------------------------------------------------
+
+    async def _load(
+        self, batch: _Batch, pending: Mapping[str, list[_Waiting]]
+    ) -> tuple[list[tuple[str, RoomView, Sequence[Command]]], dict[str, BadgeRow]] | None:
+        """Everything that a plan for these commands reads; None where it needs another turn."""
+        workspace = batch.workspace
+        rooms: list[tuple[str, _KnownRoom | None, list[Command], set[str]]] = []
+        users: set[str] = set()
+        for room_id, waiting in pending.items():
+            waiting_commands = [one.command for one in waiting]
+            known = await self._know_room(workspace, room_id, is_fresh=False, is_held=True)
+            named = {user for command in waiting_commands for user in named_users(command)}
+            if known is not None and known.members is not None:
+                named |= known.members
+            rooms.append((room_id, known, waiting_commands, named))
+            users |= named
+        strangers = {user_key(workspace, user) for user in users} - batch.names
+        if strangers:  # they joined since the batch was taken
+            return None
+        badges = await self.badges(workspace, users)
+        work: list[tuple[str, RoomView, Sequence[Command]]] = []
+        for room_id, known, waiting_commands, named in rooms:
+            if known is None:
+                found: dict[str, Participation] = {}
+                view = RoomView(room=None)
+            else:
+                found = await self.participations(workspace, room_id, named)
+                view = RoomView(room=known.row, member_ids=known.members, participations=found)
+                entries = await self._named_entries(view, waiting_commands)
+                if entries:
+                    view = msgspec.structs.replace(view, entries=entries)
+            work.append((room_id, view, waiting_commands))
+        return work, badges
+
+    async def _named_entries(
+        self, view: RoomView, waiting: Sequence[Command]
+    ) -> dict[int, Item] | None:
+        room = view.room
+        assert room is not None
+        seqs: set[int] = set()
+        for command in waiting:
+            seqs.update(seq for seq in named_seqs(command) if 1 <= seq <= room.head)
+            if isinstance(command, commands.Read):
+                row = view.participations.get(command.user_id)
+                if row is None or row.is_left:
+                    continue
+                folding = fold_range(row, room.head)
+                if folding is not None:
+                    seqs.update(range(folding[0], folding[1] + 1))
+                reading = read_range(row, room.head, command.seq)
+                if reading is not None:
+                    seqs.update(range(reading[0], reading[1] + 1))
+        return await self.entries(room, seqs) if seqs else None
+
+    async def entries(self, room: RoomRow, seqs: Iterable[int]) -> dict[int, Item]:
+        """Entries of a room by sequence, read in runs."""
+        found: dict[int, Item] = {}
+        for low, high in _runs(sorted(seqs)):
+            page = await self._store.query(ENTRIES, room.key, low=low, high=high)
+            items = page.items
+            while page.after is not None:
+                page = await self._store.query(
+                    ENTRIES, room.key, low=low, high=high, after=page.after
+                )
+                items = items + page.items
+            found |= {item["seq"]: item for item in items}
+        return found
+
+    async def badges(self, workspace: str, users: Iterable[str]) -> dict[str, BadgeRow]:
+        """Totals of users whose turn is held. They are read before their rows, never after."""
+        found: dict[str, BadgeRow] = {}
+        missing: list[str] = []
+        for user_id in users:
+            known = self._users.get(user_key(workspace, user_id))
+            if known is None:
+                missing.append(user_id)
+            else:
+                found[user_id] = known.badge
+        for user_id, item in zip(
+            missing,
+            await _get_all(self._store, [(user_key(workspace, u),) for u in missing]),
+            strict=True,
+        ):
+            badge = badge_from_item(item)
+            found[user_id] = badge
+            self._users[user_key(workspace, user_id)] = _KnownUser(badge, OrderedDict())
+        self._trim(self._users, USERS_REMEMBERED_MAX)
+        return found
+
+    async def participations(
+        self, workspace: str, room_id: str, users: Iterable[str]
+    ) -> dict[str, Participation]:
+        """Rows of users whose turn is held, after `badges` of the same users."""
+        found: dict[str, Participation] = {}
+        missing: list[str] = []
+        for user_id in users:
+            known = self._users.get(user_key(workspace, user_id))
+            row = known.rows.get(room_id) if known is not None else None
+            if row is None:
+                missing.append(user_id)
+            else:
+                found[user_id] = row
+        if missing:
+            read = await self._read_rows(workspace, room_id, missing)
+            for user_id, row in read.items():
+                known = self._users.get(user_key(workspace, user_id))
+                if known is not None:
+                    known.rows[room_id] = row
+                    self._trim(known.rows, ROWS_REMEMBERED_MAX)
+            found |= read
+        return found
+
+    async def _read_rows(
+        self, workspace: str, room_id: str, users: Sequence[str]
+    ) -> dict[str, Participation]:
+        keys = [(user_key(workspace, user_id), room_id) for user_id in users]
+        items = await self._store.get_many(INBOXES, keys)
+        return {
+            user_id: participation_from_item(item)
+            for user_id, item in zip(users, items, strict=True)
+            if item is not None
+        }
+
+    async def _know_room(
+        self, workspace: str, room_id: str, *, is_fresh: bool, is_held: bool = False
+    ) -> _KnownRoom | None:
+        key = room_key(workspace, room_id)
+        known = self._rooms.get(key)
+        if known is not None and not is_fresh:
+            return known
+        item = await self._store.get(ROOMS, (key,))
+        if item is None:
+            return None
+        row = room_from_item(item)
+        known = self._rooms.get(key)
+        if known is not None and (known.row.head, known.row.epoch) >= (row.head, row.epoch):
+            return known
+        members: frozenset[str] | None = None
+        if known is not None and known.row.epoch == row.epoch and row.is_inline:
+            members = known.members
+        if members is None and row.is_inline:
+            page = await self._store.query(MEMBERS, key, limit=INLINE_MEMBERS_MAX + 1)
+            members = frozenset(member["user_id"] for member in page.items)
+        known = _KnownRoom(row, members)
+        if is_held or key not in self._busy:
+            self._rooms[key] = known
+            self._trim(self._rooms, ROOMS_REMEMBERED_MAX)
+        return known
+
+    def remember(self, workspace: str, plan: Plan) -> None:
+        """What a commit left behind is what the next one starts from."""
+        for room_id, row in plan.rooms.items():
+            key = room_key(workspace, room_id)
+            self._rooms[key] = _KnownRoom(row, plan.members[room_id])
+            self._rooms.move_to_end(key)
+        for user_id, badge in plan.badges.items():
+            key = user_key(workspace, user_id)
+            known = self._users.get(key)
+            if known is None:
+                self._users[key] = _KnownUser(badge, OrderedDict())
+            else:
+                known.badge = badge
+                self._users.move_to_end(key)
+        for (user_id, room_id), participation in plan.participations.items():
+            rows = self._users[user_key(workspace, user_id)].rows
+            rows[room_id] = participation
+            rows.move_to_end(room_id)
+            self._trim(rows, ROWS_REMEMBERED_MAX)
+        self._trim(self._rooms, ROOMS_REMEMBERED_MAX)
+        self._trim(self._users, USERS_REMEMBERED_MAX)
+
+    def forget(self, names: Iterable[str]) -> None:
+        """Read these rooms and users anew: somebody else was faster."""
+        for name in names:
+            self._rooms.pop(name, None)
+            self._users.pop(name, None)
+
+    @staticmethod
+    def _trim(known: OrderedDict[str, Any], limit: int) -> None:
+        while len(known) > limit:
+            known.popitem(last=False)
+
+    def publish(self, workspace: str, plan: Plan) -> None:
+        """Tell what a fan-out's commit changed."""
+        self._publish(workspace, plan.updates)
+
+    # --- life ----------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Go on with fan-outs that a crash or a stop left open."""
+        await self._fanouts.resume()
+
+    async def stop(self) -> None:
+        """Take nothing new, finish what waits, and leave open fan-outs to the next start."""
+        self._is_stopping = True
+        await self._fanouts.stop()
+        while self._tasks or any(self._queues.values()):  # noqa: ASYNC110  # ends with its tasks
+            await asyncio.sleep(STOP_POLL_S)
+
+
+async def _get_all(store: Store, keys: Sequence[tuple[str, ...]]) -> list[Item | None]:
+    found: list[Item | None] = []
+    for start in range(0, len(keys), PAGE_ITEMS_MAX):
+        found += await store.get_many(BADGES, keys[start : start + PAGE_ITEMS_MAX])
+    return found
+
+
+def _runs(seqs: Sequence[int]) -> Iterable[tuple[int, int]]:
+    """Runs of consecutive numbers among ascending ones, as (first, last)."""
+    start = None
+    for index, seq in enumerate(seqs):
+        if start is None:
+            start = seq
+        if index + 1 == len(seqs) or seqs[index + 1] != seq + 1:
+            yield start, seq
+            start = None
+
+
+def _is_changed(before: RoomRow | None, after: RoomRow) -> bool:
+    """Whether more than the head and the minute of the last activity is different."""
+    if before is None:
+        return True
+    same = msgspec.structs.replace(before, head=after.head, listed_at=after.listed_at)
+    return same != after
+
+
+def _refuse(queue: deque[_Waiting] | None, error: TidingsError) -> None:
+    while queue:
+        answer = queue.popleft().answer
+        if not answer.done():
+            answer.set_exception(error)
+
+
+def _answer(batch: _Batch, one: _Waiting, answer: Any) -> None:
+    """Give a command its answer and its share of the cost, once."""
+    if one.answer.done():
+        return
+    if one.meter is not None and batch.spent is not None:
+        one.meter.charge(batch.spent, 1 / batch.size)
+    if isinstance(answer, TidingsError):
+        one.answer.set_exception(answer)
+    else:
+        one.answer.set_result(answer)

@@ -1,0 +1,132 @@
+"""The listings of a workspace's rooms: sharded partitions, merged into one order.
+
+Newest activity first, which is kept to the minute; within a minute by id, descending.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+from tidings import wire
+from tidings.chat.rows import RoomRow, room_from_item
+from tidings.cursors import Cursors
+from tidings.storage.interface import Item, Position, Store
+from tidings.storage.tables import LISTING_SHARDS, ROOMS
+
+SCANNED_MAX = 2_000
+"""Rooms looked through for one page of a filtered list; a page may be short or empty."""
+STATUSES: tuple[wire.Status, ...] = ("open", "snoozed", "closed")
+
+Matches: TypeAlias = Callable[[RoomRow], bool]
+_Place: TypeAlias = tuple[int, str]
+"""(listed_at, key of the room): greater is earlier in the list."""
+
+
+def support_listings(workspace: str, status: wire.Status | None) -> list[str]:
+    """The partitions of the support rooms of one status, or of all."""
+    statuses = STATUSES if status is None else (status,)
+    return [
+        f"{workspace}#support#{each}#{shard}"
+        for each in statuses
+        for shard in range(LISTING_SHARDS)
+    ]
+
+
+def public_listings(workspace: str) -> list[str]:
+    """The partitions of the public team rooms."""
+    return [f"{workspace}#group#public#{shard}" for shard in range(LISTING_SHARDS)]
+
+
+class _Shard:
+    """One partition, read page by page.
+
+    Where it stands is the start of its present page and the place of the last room taken from it,
+    so that a cursor holds a few numbers however many rooms there are.
+    """
+
+    def __init__(self, store: Store, partition: str, limit: int, state: Sequence[Any]) -> None:
+        self._store = store
+        self._partition = partition
+        self._limit = limit
+        start, taken, self._is_read = state
+        self._start: Position | None = None if start is None else tuple(start)
+        self._taken: _Place | None = None if taken is None else (taken[0], taken[1])
+        self._items: list[Item] = []
+        self._after: Position | None = None
+
+    @property
+    def state(self) -> list[Any]:
+        """What a cursor keeps: [start of the page, last place taken, whether that was all]."""
+        return [self._start, self._taken, self._is_read]
+
+    async def look(self) -> _Place | None:
+        """The place of the next room, or None at the end."""
+        while not self._items and not self._is_read:
+            page = await self._store.query(
+                ROOMS,
+                self._partition,
+                index="by_listing",
+                reverse=True,
+                limit=self._limit,
+                after=self._start,
+                consistent=False,
+            )
+            taken = self._taken
+            self._items = [item for item in page.items if taken is None or _place(item) < taken]
+            self._items.reverse()
+            self._after = page.after
+            if not self._items:
+                self._turn_page()
+        return _place(self._items[-1]) if self._items else None
+
+    def take(self) -> RoomRow:
+        """The next room, after `look` found it."""
+        item = self._items.pop()
+        self._taken = _place(item)
+        if not self._items:
+            self._turn_page()
+        return room_from_item(item)
+
+    def _turn_page(self) -> None:
+        self._is_read = self._after is None
+        self._start = self._after
+
+
+def _place(item: Item) -> _Place:
+    return item["listed_at"], item["room"]
+
+
+async def list_rooms(
+    store: Store,
+    cursors: Cursors,
+    purpose: str,
+    partitions: Sequence[str],
+    matches: Matches,
+    *,
+    limit: int,
+    cursor: str | None,
+) -> tuple[list[RoomRow], str | None]:
+    """A page of the rooms that match, and the cursor of the next one, None at the end.
+
+    It looks through SCANNED_MAX rooms at most. Raises ValidationFailed for a cursor that was not
+    made for the purpose.
+    """
+    states = [[None, None, False]] * len(partitions)
+    if cursor is not None:
+        states = cursors.open(purpose, cursor)
+    shards = [
+        _Shard(store, partition, limit, state)
+        for partition, state in zip(partitions, states, strict=True)
+    ]
+    found: list[RoomRow] = []
+    for _ in range(SCANNED_MAX):
+        places = [(place, shard) for shard in shards if (place := await shard.look()) is not None]
+        if not places:
+            return found, None
+        if len(found) == limit:
+            break
+        room = max(places, key=lambda each: each[0])[1].take()
+        if matches(room):
+            found.append(room)
+    return found, cursors.seal(purpose, [shard.state for shard in shards])
