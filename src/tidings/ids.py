@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 import secrets
 from typing import Annotated
@@ -53,5 +54,5 @@ class IdMaker:
             self._time_text = _base32(now, 10)
             self._random = secrets.randbits(79)
         else:
-            self._random += 1 + secrets.randbelow(1 << 32)
+            self._random += 1 + random.getrandbits(32)  # noqa: S311  # ids are no secrets
         return f"{prefix}_{self._time_text}{_base32(self._random, 16)}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import structlog
@@ -31,7 +31,7 @@ from tidings.api.replies import (
 from tidings.errors import Forbidden, NotFound, RateLimited, TidingsError, Unauthorized
 from tidings.people.callers import Caller
 from tidings.problems import internal_problem
-from tidings.storage.metered import metering
+from tidings.storage.metered import metering, unmetered
 
 SAFE_METHODS = frozenset({"GET", "HEAD"})
 LOGGED_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -166,6 +166,9 @@ def _handler(endpoint: Endpoint, features: Features, unfinished: Unfinished) -> 
         query = convert(parse_query(request.rel_url.raw_query_string), endpoint.query_type, "query")
         body = await read_body(request, decoder) if endpoint.has_body else NOTHING
         running = endpoint.run(Call(features, request, credential, path, query, body))
+        if endpoint.is_stream:  # it has no reply that could tell a price
+            with unmetered():
+                return cast(web.StreamResponse, await running)
         reply = await (unfinished.run(running) if runs_to_its_end else running)
         if isinstance(reply, web.StreamResponse):
             return reply

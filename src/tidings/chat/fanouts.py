@@ -9,6 +9,7 @@ simply begun again. Passes repeat until all have reached the head, and then the 
 from __future__ import annotations
 
 import asyncio
+from contextvars import Context
 from typing import TYPE_CHECKING
 
 import structlog
@@ -81,7 +82,10 @@ class Fanouts:
         """See to it that the members of this room reach its head."""
         key = room_key(workspace, room_id)
         if key not in self._running:
-            task = asyncio.get_running_loop().create_task(self._run(workspace, room_id))
+            task = asyncio.get_running_loop().create_task(
+                self._run(workspace, room_id),
+                context=Context(),  # no request bears its cost
+            )
             self._running[key] = task
 
     async def founded(self, workspace: str, room_id: str) -> None:

@@ -117,6 +117,16 @@ def metering() -> Iterator[Meter]:
         _meter.reset(token)
 
 
+@contextmanager
+def unmetered() -> Iterator[None]:
+    """Measure nothing in this context: metering reads what is written, and costs time."""
+    token = _meter.set(None)
+    try:
+        yield
+    finally:
+        _meter.reset(token)
+
+
 def read_units(size_bytes: int, *, consistent: bool) -> float:
     """What reading that many bytes costs."""
     return max(1, -(-size_bytes // READ_UNIT_BYTES)) * (1.0 if consistent else 0.5)
