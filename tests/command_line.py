@@ -62,17 +62,21 @@ class Service(msgspec.Struct):
 
 
 @contextmanager
-def running_service(store: str, *arguments: str) -> Iterator[Service]:
+def running_service(store: str, *arguments: str, module: str = "tidings") -> Iterator[Service]:
     """`tidings serve` on the store, from the first request it can answer; ended with SIGTERM.
 
     Listens on a free port unless the arguments name one. What it prints before it listens may be
-    read from `process.stdout` no more.
+    read from `process.stdout` no more. `module` is what runs it; a killed one is well ended too.
     """
     given = arguments if "--port" in arguments else ("--port", "0", *arguments)
-    command = [sys.executable, "-m", "tidings", "serve", "--store", store, *given]
+    command = [sys.executable, "-m", module, "serve", "--store", store, *given]
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("TIDINGS_")}
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=inherited
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=inherited | {"PYTHONPATH": os.pathsep.join(sys.path)},
     ) as process:
         try:
             assert process.stdout is not None

@@ -52,6 +52,8 @@ KEEP_ALIVE_S = 75.0
 """How long an idle HTTP connection stays open."""
 BACKLOG = 4_096
 """Connections that wait to be accepted, when all devices come back at once."""
+GARBAGE_THRESHOLDS = (20_000, 20, 20)
+"""Collections are rarer than Python's own: what a message allocates goes with its last use."""
 FIRST_KEY_NAME = "first start"
 
 # A planned stop ends within 10 s: these are spent one after the other.
@@ -328,6 +330,7 @@ def _freeze_garbage() -> None:
     """Keep what start-up made out of every later collection: it stays to the end anyway."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(*GARBAGE_THRESHOLDS)
 
 
 def _allow_many_connections() -> None:

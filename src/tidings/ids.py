@@ -16,7 +16,6 @@ ID_PATTERN = r"^[A-Za-z0-9._:-]{1,64}$"
 
 Id = Annotated[str, msgspec.Meta(pattern=ID_PATTERN, min_length=1, max_length=64)]
 
-_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32, in ASCII order
 _is_id = re.compile(r"[A-Za-z0-9._:-]{1,64}").fullmatch
 
 
@@ -25,19 +24,11 @@ def is_id(text: str) -> bool:
     return _is_id(text) is not None
 
 
-def _base32(number: int, length: int) -> str:
-    digits = []
-    for _ in range(length):
-        number, digit = divmod(number, 32)
-        digits.append(_ALPHABET[digit])
-    return "".join(reversed(digits))
-
-
 class IdMaker:
-    """Makes ids such as `room_01j9…`: 10 characters of time, then 16 that grow within one maker.
+    """Makes ids such as `room_019ab0…`: 12 hex digits of time, then 16 that grow within one maker.
 
-    Ids of one maker sort in the order of their making; two makers never make the same id but by
-    an accident of probability 2^-80 per millisecond. The layout follows ULID.
+    Ids of one maker sort in the order of their making; two makers make the same id in the same
+    millisecond with a probability of 2^-63. The idea is that of ULID; hex is quickly written.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -51,8 +42,8 @@ class IdMaker:
         now = self._clock()
         if now > self._time_ms:
             self._time_ms = now
-            self._time_text = _base32(now, 10)
-            self._random = secrets.randbits(79)
+            self._time_text = f"{now:012x}"
+            self._random = secrets.randbits(63)
         else:
-            self._random += 1 + random.getrandbits(32)  # noqa: S311  # ids are no secrets
-        return f"{prefix}_{self._time_text}{_base32(self._random, 16)}"
+            self._random += 1 + random.getrandbits(24)  # noqa: S311  # ids are no secrets
+        return f"{prefix}_{self._time_text}{self._random:016x}"

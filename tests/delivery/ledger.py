@@ -172,8 +172,8 @@ class Ledger:
     async def join(self, room_id: str, user_id: str) -> None:
         async with self._turn:
             room = self.rooms[room_id]
-            joined_seq = room.head
             new = [self._item(room, type="joined", sender_id=user_id)]
+            joined_seq = room.head
             feed = self.rows[room_id, user_id].feed if (room_id, user_id) in self.rows else 0
             self.rows[room_id, user_id] = Participation(
                 room_id,

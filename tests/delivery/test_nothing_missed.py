@@ -221,7 +221,7 @@ async def check(node: Node, visit: Visit) -> None:
             fresh = {
                 entry.seq: entry.text
                 for entry in node.ledger.entries[row.room_id]
-                if row.joined_seq < entry.seq <= row.counted_seq
+                if row.joined_seq <= entry.seq <= row.counted_seq
             }
             kept = state.entries.get(row.room_id, {})
             assert {seq: kept.get(seq, "missing") for seq in fresh} == fresh, row.room_id

@@ -2,10 +2,19 @@
 
 Writes are kept in memory and reach the file only with the next sync, but for some that a disk
 might have written early: in any order, and torn, that is, only their first part. So at every
-moment the file is what a power cut could leave. `PowerCutFiles.cut` copies it at one moment; a
-process that is killed leaves it behind.
+moment the file is what a power cut could leave. There are two ways to cut:
 
-Only connections of one process that go through the layer see what was not synced yet.
+- In process: `PowerCutFiles.cut_after` counts writes and syncs, and calls back amid one of them,
+  in the thread that makes it; what was acknowledged must be noted and the files copied right
+  there, with `PowerCutFiles.cut`. The store itself goes on and can be closed; the copy is what is
+  opened next.
+- `kill -9` of a process whose only connections go through the layer: what was not synced was its
+  memory, and is gone with it; what is left is what a power cut would leave. The module
+  `tests.storage.powercut_tidings` is the command line on such a disk.
+
+Only connections of one process that go through the layer see what was not synced yet. So no other
+process may use the file meanwhile. After a kill the shared memory file (`-shm`) is still there,
+which no power cut leaves; SQLite does not trust it when the first connection opens the file.
 """
 
 from __future__ import annotations
@@ -39,13 +48,14 @@ class PowerCutFiles(apsw.VFS):
 
     def __init__(self, name: str = "powercut", *, seed: int = 0) -> None:
         self.name = name
+        self.below = apsw.vfs_names()[0]
         self.random = random.Random(seed)
         self.lock = threading.RLock()
         self.contents: dict[str, _Content] = {}
         self.operations = 0
         self._cut_after: int | None = None
         self._at_cut: Callable[[], None] = lambda: None
-        super().__init__(name, "")
+        super().__init__(name, self.below)
 
     def cut_after(self, operations: int, at_cut: Callable[[], None]) -> None:
         """Call `at_cut` once, in whatever thread, amid the writes and syncs that come."""
@@ -78,7 +88,7 @@ class PowerCutFiles(apsw.VFS):
         self, name: str | apsw.URIFilename | None, flags: list[int]
     ) -> apsw.VFSFile:
         if name is None:  # a temporary file, which no power cut leaves behind
-            return apsw.VFSFile("", name, flags)
+            return apsw.VFSFile(self.below, name, flags)
         return _PowerCutFile(self, name, flags)
 
     def xDelete(self, filename: str, syncdir: bool) -> None:  # noqa: N802
@@ -91,7 +101,7 @@ class _PowerCutFile(apsw.VFSFile):
     def __init__(
         self, files: PowerCutFiles, name: str | apsw.URIFilename, flags: list[int]
     ) -> None:
-        super().__init__("", name, flags)
+        super().__init__(files.below, name, flags)
         self._files = files
         path = name if isinstance(name, str) else name.filename()
         self._content = files.content(path)

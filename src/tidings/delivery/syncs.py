@@ -258,7 +258,7 @@ class Syncs:
         known = window.positions.get(row.room_id)
         if known is None:
             known = marks.position(row.marks, start.base)
-        return await window.take(_present(row), (), max(known, row.joined_seq) + 1)
+        return await window.take(_present(row), (), max(known + 1, row.joined_seq))
 
     async def _read_lacking(
         self, caller: Caller, have: Mapping[str, ranges.Ranges], window: _Window

@@ -498,7 +498,7 @@ class SqliteStore(_Reads):
             item = table.decode(table.columns, rows[0]) if rows else None
             if not table.holds(write.when, item):
                 failures.append(Failure(number, item))
-        assert failures, "a write had no effect though its conditions hold"  # noqa: S101
+        assert failures, "a write had no effect though its conditions hold"
         return failures
 
     # -- other reads
