@@ -52,6 +52,8 @@ KEEP_ALIVE_S = 75.0
 """How long an idle HTTP connection stays open."""
 BACKLOG = 4_096
 """Connections that wait to be accepted, when all devices come back at once."""
+SWITCH_INTERVAL_S = 0.0005
+"""How long the loop keeps the interpreter from the thread that commits (decision 1)."""
 GARBAGE_THRESHOLDS = (20_000, 20, 20)
 """Collections are rarer than Python's own: what a message allocates goes with its last use."""
 FIRST_KEY_NAME = "first start"
@@ -138,6 +140,8 @@ async def open_app(
             signal_role=hub.signal_role,
             ensure_stored=people.credentials.ensure_stored,
         )
+        chat.commits.on_committed = metrics.commit
+        engine.on_batch = metrics.store_batch
         syncs = Syncs(store, cursors, people.credentials, hub)
         sockets = Sockets(hub, syncs, chat.messages, chat.rooms, people.credentials, people.limits)
         unfinished = Unfinished()
@@ -241,6 +245,7 @@ def run(settings: Settings) -> None:
     """Run `serve` on the fast event loop."""
     import uvloop
 
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     _allow_many_connections()
     uvloop.run(serve(settings))
 

@@ -45,5 +45,5 @@ class IdMaker:
             self._time_text = f"{now:012x}"
             self._random = secrets.randbits(63)
         else:
-            self._random += 1 + random.getrandbits(24)  # noqa: S311  # ids are no secrets
+            self._random += 1 + random.getrandbits(24)  # ids are no secrets
         return f"{prefix}_{self._time_text}{self._random:016x}"

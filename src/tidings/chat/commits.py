@@ -385,7 +385,7 @@ class Commits:
             for one in pending[room_id]:
                 _answer(batch, one, next(answers)[1])
         self._publish(workspace, plan.updates)
-        if self.on_committed is not None and plan.entries_count:
+        if self.on_committed is not None and plan.writes:
             self.on_committed(plan.entries_count)
         for room_id, view, _ in work:
             after = plan.rooms.get(room_id)

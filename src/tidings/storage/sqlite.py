@@ -288,6 +288,8 @@ class SqliteStore(_Reads):
         self._waiting: deque[_WriteSet] = deque()
         self._arrived = asyncio.Event()
         self._is_closing = False
+        self.on_batch: Callable[[int], None] | None = None
+        """Hears how many write sets each transaction held."""
         self._closed = asyncio.ensure_future(self._run())
 
     @classmethod
@@ -411,6 +413,8 @@ class SqliteStore(_Reads):
                 self._roll_back()
             for write_set in batch:
                 write_set.error = _unavailable(error) if isinstance(error, apsw.Error) else error
+        if self.on_batch is not None:
+            self.on_batch(len(batch))
         for write_set in batch:
             if write_set.future.done():  # its waiter was cancelled
                 continue
