@@ -29,17 +29,22 @@ class Outcome(msgspec.Struct, frozen=True):
         return self.output.splitlines()[-1] if self.output else ""
 
 
+def clean_environment() -> dict[str, str]:
+    """For a process that is to find the modules of this one, and no TIDINGS_ variable."""
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("TIDINGS_")}
+    return inherited | {"PYTHONPATH": os.pathsep.join(sys.path)}
+
+
 def run_tidings(
     *arguments: str, environment: dict[str, str] | None = None, folder: Path | None = None
 ) -> Outcome:
     """Run `tidings` with the arguments, without any TIDINGS_ variable but those given."""
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith("TIDINGS_")}
     finished = subprocess.run(
         [sys.executable, "-m", "tidings", *arguments],
         capture_output=True,
         text=True,
         timeout=COMMAND_TIMEOUT_S,
-        env=inherited | {"COLUMNS": "100"} | (environment or {}),
+        env=clean_environment() | {"COLUMNS": "100"} | (environment or {}),
         cwd=folder,
         check=False,
     )
@@ -70,13 +75,12 @@ def running_service(store: str, *arguments: str, module: str = "tidings") -> Ite
     """
     given = arguments if "--port" in arguments else ("--port", "0", *arguments)
     command = [sys.executable, "-m", module, "serve", "--store", store, *given]
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith("TIDINGS_")}
     with subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-        env=inherited | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        env=clean_environment(),
     ) as process:
         try:
             assert process.stdout is not None

@@ -284,7 +284,9 @@ def test_costs_are_measured() -> None:
     post = costs["post to a room of 2"]
     assert post["write_units"] >= 2 * 7  # seven items, each doubled by the transaction
     assert costs["post to a room of 10"]["write_units"] > post["write_units"]
-    assert costs["the same post again"]["write_units"] == 0
+    assert (
+        0 < costs["the same post again"]["write_units"] < post["write_units"]
+    )  # refused ones cost
     assert costs["mark as read again"]["write_units"] == 0
     assert costs["a badge"]["write_units"] == 0
     assert costs["a badge"]["read_units"] <= 1

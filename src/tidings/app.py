@@ -23,6 +23,7 @@ from tidings import logs
 from tidings.api.application import Unfinished, make_application
 from tidings.api.endpoints import Section
 from tidings.api.features import Features
+from tidings.api.protocol import Runner
 from tidings.api.sections import SECTIONS
 from tidings.chat.chat import Chat
 from tidings.clock import Clock, system_clock
@@ -195,7 +196,7 @@ async def listening(service: Service, host: str, port: int) -> AsyncIterator[str
     On leaving no more connections are accepted, devices are sent away with a `closing` frame, and
     requests in flight are finished. Raises OSError where the port can't be had.
     """
-    runner = web.AppRunner(
+    runner = Runner(
         service.web,
         access_log=None,
         handler_cancellation=True,

@@ -212,7 +212,7 @@ class World:
 
     def begin_fanout(self, room: str) -> None:
         self.change(ROOMS, (f"acme#{room}",), is_fanning=True)
-        self.put(FANOUTS, room=f"acme#{room}", turn=1)
+        self.put(FANOUTS, room=f"acme#{room}")
 
     def reach(self, room: str, user: str, seq: int) -> None:
         """The fan-out brings one member to that sequence."""

@@ -196,6 +196,22 @@ def test_a_room_that_was_unread_and_is_not_listed_is_read() -> None:
     assert (room.unread, room.read_seq) == (0, 2)
 
 
+def test_the_frame_of_a_commit_says_more_than_the_answer_to_a_read_in_it() -> None:
+    for is_answered_first in (True, False):
+        life, state = Life(), State()
+        state.apply(life.post("room_1", 1)[0])
+        life.read_seq["room_1"] = 1  # in one commit with the post that follows
+        [frame] = life.post("room_1", 1)
+        answer = wire.ReadReply(1, 0, 0, wire.Total(0, 0, 2))
+        if is_answered_first:
+            state.take_read("room_1", answer)
+        state.apply(frame)
+        if not is_answered_first:
+            state.take_read("room_1", answer)
+        room = state.rooms["room_1"]
+        assert (room.unread, room.read_seq, state.total) == (1, 1, wire.Total(1, 0, 2))
+
+
 def test_entries_above_a_hole_wait_for_it() -> None:
     state = State()
     first, second, third = [

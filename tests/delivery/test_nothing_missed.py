@@ -85,9 +85,11 @@ async def test_devices_end_where_a_fresh_read_is(
     for visit in visits:
         await visit.settle()
         await check(node, visit)
-    sockets = [await visit.device.ready(since=visit.state.cursor) for visit in visits]
+    sockets = [
+        await visit.device.connect(header=False, since=visit.state.cursor) for visit in visits
+    ]
     for visit, socket in zip(visits, sockets, strict=True):
-        visit.state.apply(socket.ready)
+        visit.state.apply(await socket.next("ready"))
     for _ in range(STEPS // 2):
         await act(node, chance)
     for visit, socket in zip(visits, sockets, strict=True):

@@ -229,9 +229,10 @@ class Visit:
                 await asyncio.gather(*polls, return_exceptions=True)
 
     async def settle(self) -> None:
-        """What a device does that knows it lost something: asks for all that is missing."""
+        """Catch up; a device that knows it lost something asks for all that is missing."""
         for _ in range(SETTLE_REPLIES_MAX):
-            reply = await self.device.sync(since=self.state.cursor, have=self.state.have())
+            have = self.state.have() if self._is_lossy else {}
+            reply = await self.device.sync(since=self.state.cursor, have=have)
             self.state.apply({"type": "sync"} | msgspec.to_builtins(reply))
             if not reply.more:
                 return

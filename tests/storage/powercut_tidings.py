@@ -6,6 +6,7 @@ Run with `python -m`, with the arguments of the command line.
 from __future__ import annotations
 
 import os
+import sys
 
 import apsw
 
@@ -20,4 +21,4 @@ if __name__ == "__main__":
     files = PowerCutFiles(seed=os.getpid())
     apsw.set_default_vfs(files.name)
     sqlite.CHECKPOINT_PAGES = CHECKPOINT_PAGES
-    main()
+    sys.exit(main())

@@ -154,6 +154,7 @@ def _handler(endpoint: Endpoint, features: Features, unfinished: Unfinished) -> 
     runs_to_its_end = endpoint.method not in SAFE_METHODS and not endpoint.is_stream
     (status, *others) = endpoint.replies
     status_known = others[0] if others else status
+    is_live = endpoint.is_stream and endpoint.replies[status] is None
 
     async def handle(request: web.Request) -> web.StreamResponse:
         exchange = request[EXCHANGE]
@@ -166,7 +167,7 @@ def _handler(endpoint: Endpoint, features: Features, unfinished: Unfinished) -> 
         query = convert(parse_query(request.rel_url.raw_query_string), endpoint.query_type, "query")
         body = await read_body(request, decoder) if endpoint.has_body else NOTHING
         running = endpoint.run(Call(features, request, credential, path, query, body))
-        if endpoint.is_stream:  # it has no reply that could tell a price
+        if is_live:  # it has no reply that could tell a price
             with unmetered():
                 return cast(web.StreamResponse, await running)
         reply = await (unfinished.run(running) if runs_to_its_end else running)

@@ -84,7 +84,7 @@ async def get_docs(call: Call[Nothing, Nothing, Nothing]) -> web.Response:
     return _page_file("docs.html", "text/html")
 
 
-@SECTION.endpoint("GET", "/docs/{file}", callers=Callers.OPEN, media_type="text/plain")
+@SECTION.endpoint("GET", "/docs/{file}", callers=Callers.OPEN, media_type="*/*")
 async def get_docs_file(call: Call[PageFilePath, Nothing, Nothing]) -> web.Response:
     """Get a file of the documentation page."""
     if call.path.file == "icon.svg":

@@ -13,7 +13,7 @@ import random
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from contextvars import Context
+from contextvars import copy_context
 from typing import Any
 
 import msgspec
@@ -124,9 +124,9 @@ class Commits:
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_pump_due = False
         self._is_stopping = False
-        # Tasks of commits belong to nobody's request: they start from an empty context.
-        self._context = Context()
-        self._fanouts = Fanouts(store, clock, self)
+        # Commits belong to nobody's request: their tasks start from where this was made.
+        self._context = copy_context()
+        self._fanouts = Fanouts(store, clock, self, self._context)
         self.on_room_changed: Callable[[RoomRow | None, RoomRow], None] | None = None
         self.on_committed: Callable[[int], None] | None = None
 

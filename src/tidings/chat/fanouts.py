@@ -71,10 +71,11 @@ class _Pass:
 class Fanouts:
     """Runs the fan-outs of this node: one task a room, woken by commits and at the start."""
 
-    def __init__(self, store: Store, clock: Clock, commits: Commits) -> None:
+    def __init__(self, store: Store, clock: Clock, commits: Commits, context: Context) -> None:
         self._store = store
         self._clock = clock
         self._commits = commits
+        self._context = context
         self._running: dict[str, asyncio.Task[None]] = {}
         self._founded: dict[str, asyncio.Event] = {}
 
@@ -84,7 +85,7 @@ class Fanouts:
         if key not in self._running:
             task = asyncio.get_running_loop().create_task(
                 self._run(workspace, room_id),
-                context=Context(),  # no request bears its cost
+                context=self._context.copy(),  # no request bears its cost
             )
             self._running[key] = task
 

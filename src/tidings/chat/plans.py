@@ -417,9 +417,9 @@ class _RoomPlan:
                 self.own(user_id).preview = preview
 
     def erase(self, c: commands.Erase) -> int:
+        entries = {seq: self.entry(seq) for seq in c.seqs}
         self.there.epoch += 1
-        for seq in c.seqs:
-            entry = self.entry(seq)
+        for seq, entry in entries.items():
             self.change(
                 seq,
                 {
@@ -572,14 +572,15 @@ class _RoomPlan:
 
     def found(self, c: commands.Found) -> int:
         for user_id in c.founding[:FOUNDERS_INLINE_MAX]:
-            if not self.is_member(user_id):
+            if self.peek(user_id) is None:  # who came by themselves, and perhaps left, did so
                 self._found(user_id, "member", c.at)
         self.there.epoch += 1
         self.founding = c.founding[FOUNDERS_INLINE_MAX:]
         return len(self.founding)
 
     def _found(self, user_id: str, role: str, at: int) -> None:
-        self.join(user_id, role, self.there.head, at)
+        """A founder has no `joined` entry and is there from the start, however late they are."""
+        self.join(user_id, role, 0, at)
 
     def apply(self, command: Command) -> Any:
         """The answer to one command, applied; raises TidingsError and then changed nothing."""
@@ -759,7 +760,7 @@ def _write_row(plan: Plan, planned: _RoomPlan, user_id: str, badge: BadgeRow) ->
     is_new = user_id in planned.joined
     _finish_row(row, old, badge, is_activity=is_new or row.is_left)
     plan.participations[user_id, room.room_id] = row
-    plan.writes.append(_row_write(planned.workspace, user_id, old, row, is_whole=is_new))
+    plan.writes.append(_row_write(planned.workspace, user_id, old, row))
     entries: Sequence[PostedEntry] = ()
     if is_new or old is None:
         entries = planned.delivered(max(row.joined_seq, planned.first_appended), row.counted_seq)
@@ -801,9 +802,9 @@ def _finish_row(
 
 
 def _row_write(
-    workspace: str, user_id: str, old: Participation | None, row: Participation, *, is_whole: bool
+    workspace: str, user_id: str, old: Participation | None, row: Participation
 ) -> Write:
-    if old is None or is_whole:
+    if old is None or row.joined_seq != old.joined_seq:  # who joined starts anew
         return Put(INBOXES, participation_to_item(row, workspace, user_id))
     fields: dict[str, Any] = {
         "unread": row.unread,
@@ -885,7 +886,7 @@ def plan_advance(
         after.version += 1
         _finish_row(row, old, after, is_activity=False)
         plan.participations[user_id, room.room_id] = row
-        plan.writes.append(_row_write(workspace, user_id, old, row, is_whole=False))
+        plan.writes.append(_row_write(workspace, user_id, old, row))
         _write_badge(plan, workspace, user_id, before, after)
         update = RoomUpdate(
             room_id=room.room_id,

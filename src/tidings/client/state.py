@@ -205,7 +205,15 @@ class State:
                 return self.apply_sync(frame.reply)
             case ReadUpdate():
                 self._reach(frame.version, frame.cursor)
-                self._take_read(frame.room_id, frame)
+                self._take_total(frame.total)
+                room = self.rooms.get(frame.room_id)
+                if room is not None:
+                    room.set_counts(
+                        frame.total.version,
+                        unread=frame.unread,
+                        mentions=frame.mentions,
+                        read_seq=frame.read_seq,
+                    )
                 return [frame]
             case BadgeUpdate():
                 self._reach(frame.version, frame.cursor)
@@ -225,8 +233,18 @@ class State:
                 return []
 
     def take_read(self, room_id: str, read: wire.ReadReply) -> None:
-        """The device's own read mark was accepted."""
-        self._take_read(room_id, read)
+        """The device's own read mark was accepted.
+
+        Something may have been posted in the same commit: its frame tells the counts after all
+        of it, the answer those after the mark. So the answer counts only where it is newer.
+        """
+        room = self.rooms.get(room_id)
+        if room is not None:
+            room.read_seq = max(room.read_seq, read.read_seq)
+            if read.total.version > room.counts_version:
+                room.set_counts(read.total.version, unread=read.unread, mentions=read.mentions)
+        if read.total.version > self.total.version:
+            self.total = read.total
 
     def take_item(self, item: wire.InboxItem | Row, version: int) -> None:
         """Show an inbox row that is at least as new as `version`."""
@@ -353,17 +371,6 @@ class State:
     def _take_total(self, total: wire.Total) -> None:
         if total.version >= self.total.version:
             self.total = total
-
-    def _take_read(self, room_id: str, read: ReadUpdate | wire.ReadReply) -> None:
-        self._take_total(read.total)
-        room = self.rooms.get(room_id)
-        if room is not None:
-            room.set_counts(
-                read.total.version,
-                unread=read.unread,
-                mentions=read.mentions,
-                read_seq=read.read_seq,
-            )
 
     def _take_unread_rooms(self, unread_rooms: Sequence[wire.UnreadRoom], version: int) -> None:
         named = {unread.room_id for unread in unread_rooms}
