@@ -251,7 +251,7 @@ class Queue(Struct, frozen=True):
     is_capped: bool = False
 
 
-class SyncRoom(Struct, frozen=True, omit_defaults=True):
+class SyncRoom(Struct, frozen=True):
     """What changed in one room since the cursor."""
 
     room_id: str
@@ -260,7 +260,8 @@ class SyncRoom(Struct, frozen=True, omit_defaults=True):
     unread: Count
     mentions: Count
     entries: list[Entry] = msgspec.field(default_factory=list)
-    left: bool = False
+    left: bool | UnsetType = UNSET
+    """There, and true, where the user is no longer a member."""
 
 
 class UnreadRoom(Struct, frozen=True):

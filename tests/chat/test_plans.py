@@ -106,9 +106,7 @@ class Shelf:
                     table[key] = _stored(write.item)
                 case Update():
                     assert not write.add, "plans know the new values"
-                    old = table.get(key) or dict(
-                        zip((write.table.partition, write.table.sort), key, strict=False)
-                    )
+                    old = table[key]  # plans update only what is there
                     left = {name: old[name] for name in old if name not in write.remove}
                     table[key] = _stored({**left, **write.set})
                 case Delete():
@@ -413,7 +411,7 @@ def _check_size(work: Sequence[tuple[str, RoomView, Sequence[Command]]], plan: P
 
 
 Asked = tuple[str, str, int, int, Sequence[str], bool]
-"""What hypothesis chooses: the kind of a command, who, a sequence, another number, users, a flag."""
+"""What is chosen of a command: its kind, who, a sequence, another number, users, and a flag."""
 
 _people = st.sampled_from(USERS)
 _asked: st.SearchStrategy[Asked] = st.tuples(

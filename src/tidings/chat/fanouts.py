@@ -45,7 +45,7 @@ CHUNK_RETRIES_MAX = 20
 LOG_REMEMBERED_MAX = 2 * COUNT_ENTRIES_MAX
 """Entries that a pass keeps for its later chunks."""
 PAUSE_AFTER_FAILURE_S = 1.0
-FOUNDING_S_MAX = 30.0
+FOUNDING_S_MAX = 8.0
 """How long the maker of a large room waits for its members to be in it."""
 
 _log = structlog.get_logger(__name__)
@@ -78,11 +78,12 @@ class Fanouts:
         self._context = context
         self._running: dict[str, asyncio.Task[None]] = {}
         self._founded: dict[str, asyncio.Event] = {}
+        self._is_stopping = False
 
     def wake(self, workspace: str, room_id: str) -> None:
         """See to it that the members of this room reach its head."""
         key = room_key(workspace, room_id)
-        if key not in self._running:
+        if key not in self._running and not self._is_stopping:
             task = asyncio.get_running_loop().create_task(
                 self._run(workspace, room_id),
                 context=self._context.copy(),  # no request bears its cost
@@ -112,7 +113,8 @@ class Fanouts:
                 return
 
     async def stop(self) -> None:
-        """Leave what is open to the next start."""
+        """Leave what is open, and what commits still open, to the next start."""
+        self._is_stopping = True
         tasks = list(self._running.values())
         for task in tasks:
             task.cancel()

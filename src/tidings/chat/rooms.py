@@ -38,9 +38,6 @@ JOINING_TOGETHER = 50
 """Members of one call who join at one time."""
 TYPING_TOLD_MAX = 500
 """Members of a large room who are told that somebody is typing."""
-FOUNDING_WAIT_S = 8.0
-"""How long the making of a large room waits until all its founders are members."""
-FOUNDING_LOOK_S = 0.01
 SUPPORT_FIELDS = ("status", "assignee_id", "snoozed_until")
 _PAIR_BYTES = 16
 
@@ -130,24 +127,18 @@ class Rooms:
         row, is_new = made
         if row.kind != body.kind:
             raise Conflict(f"The room {row.room_id} is there already, and is a {row.kind} room.")
-        if is_new and command.founding:
-            row = await self._founded(row, len(member_ids))
+        if command.founding:  # also for one who asks again after a crash
+            row = await self._founded(row)
         return room_to_wire(row), is_new
 
     def _new_id(self, body: wire.CreateRoom) -> str:
         return body.id or self._ids.new("room")
 
-    async def _founded(self, room: RoomRow, count: int) -> RoomRow:
-        """The room once all founders joined, or as it is when that takes too long."""
-        loop = asyncio.get_running_loop()
-        deadline_s = loop.time() + FOUNDING_WAIT_S
-        while room.member_count < count and loop.time() < deadline_s:
-            await asyncio.sleep(FOUNDING_LOOK_S)
-            view = await self._commits.look(room.workspace, room.room_id, is_fresh=False)
-            if view is None or view.room is None:
-                break
-            room = view.room
-        return room
+    async def _founded(self, room: RoomRow) -> RoomRow:
+        """The room once all its founders are in it. Raises Unavailable where that takes long."""
+        await self._commits.founded(room.workspace, room.room_id)
+        view = await self._commits.look(room.workspace, room.room_id)
+        return room if view is None or view.room is None else view.room
 
     async def _active(self, workspace: str, user_ids: Sequence[str]) -> Mapping[str, UserRow]:
         """These users. Raises ValidationFailed that names those who are not there or not active."""

@@ -304,7 +304,7 @@ class State:
                 mentions=synced.mentions,
                 read_seq=synced.read_seq,
             ):
-                room.left = synced.left
+                room.left = synced.left is True
             room.add(synced.entries, is_current=True)
             updates += self._tell(room)
             updates.append(

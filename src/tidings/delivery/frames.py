@@ -109,7 +109,7 @@ def ref_of(text: str) -> Ref:
     """The `ref` of a frame that is otherwise wrong, so that its sender can tell which it was."""
     try:
         return _decode_ref(text).ref
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return None
 
 
