@@ -209,6 +209,13 @@ class Scene:
             return set(PEOPLE) - SHARING[name] - {name}
         return set() if name in PEOPLE else set(PEOPLE)
 
+    def people_known_by_name_to(self, caller: str) -> set[str]:
+        """Users of whom the caller may know the name, but nothing else."""
+        name = USERS_OF_CALLERS.get(caller, caller)
+        if caller in KEY_SCOPES or PEOPLE.get(name) in ("admin", "manager"):
+            return set()
+        return set(PEOPLE) - {name}
+
     async def stir(self) -> None:
         """Let something of every sort happen in the first room of every kind."""
         for kind, room in self.rooms.items():
@@ -228,6 +235,8 @@ class Scene:
                 joining = {"user_id": await self.user()}
                 await self.must("POST", f"{path}/members", joining)
                 await self.must("DELETE", f"{path}/members/{joining['user_id']}")
+            if "support" in kind:
+                await self.must("PATCH", path, {"status": "closed"})
 
     async def logs(self) -> dict[str, Any]:
         """What the first rooms are and hold, as an API key sees them."""
@@ -281,7 +290,8 @@ async def _people(scene: Scene) -> None:
     scene.publishable_key = company.publishable_key
     scene.key = await scene.site.key()
     for user_id, role in PEOPLE.items():
-        body = {"id": user_id, "role": role, "name": f"Name-of-{user_id}"}
+        known = {"name": f"Name-of-{user_id}", "email": f"{user_id}@mail.example"}
+        body = {"id": user_id, "role": role, **known}
         await scene.must("POST", "/v1/users", body)
     opened = await scene.site.call(
         "POST", "/v1/sessions", json={"publishable_key": scene.publishable_key}

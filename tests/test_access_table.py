@@ -65,6 +65,9 @@ GET    ~                    -       all     rooms     200  200  200 | 200 200 | 
 PATCH  ~                    title   wide    rooms     403  403  200 | 200 200 | 200 | 404 404
 PATCH  ~                    title   direct  rooms     403  .    400 | .   .   | 400 | 404 404
 PATCH  ~                    status  support rooms     403  403  200 | 200 200 | 200 | 404 404
+PATCH  ~                    assign  support rooms     403  403  200 | 200 200 | 200 | 404 404
+PATCH  ~                    assign  closed  rooms     403  403  400 | .   .   | 400 | 404 404
+PATCH  ~                    assign  public  rooms     403  403  400 | 400 400 | 400 | 404 404
 PATCH  ~                    status  closed  rooms     403  403  400 | .   .   | 400 | 404 404
 PATCH  ~                    status  public  rooms     403  403  400 | 400 400 | 400 | 404 404
 GET    ~/members            -       all     rooms     200  200  200 | 200 200 | 200 | 404 404
@@ -200,6 +203,7 @@ READING = (
 ROOM = "/v1/rooms/{room_id}"
 VARYING = {"date", "x-request-id", "tidings-cost"}
 """Headers that differ from call to call; what a call costs has a test of its own."""
+TEAM = {"admin", "manager_in", "manager_out"}
 EMOJI = "%F0%9F%91%8D"
 NO_ROOMS = tuple(Room("absent", room_id, {}) for room_id in (ABSENT, f"{ABSENT}-either"))
 
@@ -409,8 +413,11 @@ async def _ask(scene: Scene, line: RoomCall, caller: str, room: Room) -> Answer:
 
 
 def _body(scene: Scene, call: str, deed: str, user_id: str) -> Any:
+    changes = {"title": "new", "status": "closed"}
     bodies: dict[str, Any] = {
-        "PATCH {room_id}": {"title": "new"} if deed == "title" else {"status": "closed"},
+        "PATCH {room_id}": {"assignee_id": "ida"}
+        if deed == "assign"
+        else {deed: changes.get(deed)},
         "POST members": {"user_id": user_id if deed == "self" else "ida"},
         "PUT mute": {"muted": True},
         "POST messages": {"client_id": f"c{scene.number()}", "text": "hello"}
@@ -432,6 +439,7 @@ def _check_untold(scene: Scene, caller: str, raw: bytes) -> None:
     kinds = {kind for kind in MEMBERS if _may_see(caller, kind)}
     secrets = scene.marks_but_of(kinds)
     secrets |= {f"Name-of-{user_id}" for user_id in scene.people_hidden_from(caller)}
+    secrets |= {f"{user_id}@mail" for user_id in scene.people_known_by_name_to(caller)}
     found = {secret for secret in secrets if secret.encode() in raw}
     assert not found, (caller, found, raw)
 
@@ -681,16 +689,23 @@ async def test_devices_are_told_of_their_own_rooms_only(scene: Scene, caller: st
     since = (await scene.must("POST", "/v1/sync", {}, token))["cursor"]
     have = {room.id: "" for room in scene.rooms.values()}
     read: list[bytes] = []
+    team = Listener()
     async with AsyncExitStack() as stack:
         for other in others:
-            await stack.enter_async_context(connected(scene, scene.tokens[other]))
+            connection = connected(scene, scene.tokens[other])
+            _, heard = await stack.enter_async_context(connection)
+            team = heard if other in TEAM else team
         async with listening_to_all(scene, caller) as listener:
             await scene.stir()
+            await team.first(lambda frame: frame["type"] == "queue")
+            if caller in ("customer_in", "bot_in"):
+                await listener.first(lambda frame: frame.get("user_id") == "max" and _is_on(frame))
             for call in READING:
                 method, _, path = call.partition(" ")
                 body = {"since": since, "have": have, "limit": 500} if method == "POST" else None
                 answer = await scene.call(caller, method, path, body)
                 read.append(answer.raw)
+    assert any(frame["type"] == "queue" for frame in listener.frames) is (caller in TEAM)
     everything = b"".join((*listener.heard, *read))
     _check_untold(scene, caller, everything)
     if caller != FOREIGN_ADMIN:  # its users may have the same ids; and Fred's time is in the logs
@@ -700,6 +715,10 @@ async def test_devices_are_told_of_their_own_rooms_only(scene: Scene, caller: st
         is_told = f"the word-of-{kind} by".encode() in b"".join(listener.heard)
         is_member = SIGHTS[kind].get(caller, "-") == "M"
         assert is_told is is_member, (kind, room.id)
+
+
+def _is_on(frame: Any) -> bool:
+    return bool(frame["type"] == "presence" and frame["is_online"])
 
 
 @pytest.mark.parametrize("caller", ["customer_out", "manager_out", "former"])
@@ -817,3 +836,24 @@ async def test_a_cursor_is_of_use_to_its_owner_only(scene: Scene) -> None:
             answer = await scene.call(caller, "GET", f"{other}?limit=1&cursor={page['next']}")
             assert (answer.status == 200) is is_same, (caller, path, answer)
             _check_untold(scene, caller, answer.raw)
+
+
+async def test_a_refusal_does_not_tell_what_is_there(scene: Scene) -> None:
+    async def refused(caller: str, path: str, body: Any, named: str) -> bytes:
+        answer = await scene.call(caller, "POST", path, body)
+        assert answer.status == 400, answer
+        return answer.raw.replace(named.encode(), b"")
+
+    about = [scene.rooms["private"].id, scene.rooms["direct"].id, ABSENT]
+    told = {
+        await refused("manager_out", "/v1/rooms", {"kind": "group", "about": each}, each)
+        for each in about
+    }
+    assert len(told) == 1
+    path = f"/v1/rooms/{scene.rooms['private'].id}/messages"
+    message = {"client_id": "mention", "text": "hello"}
+    told = {
+        await refused("customer_in", path, {**message, "mentions": [each]}, each)
+        for each in ("zoe", "olga", "nobody-at-all")
+    }
+    assert len(told) == 1

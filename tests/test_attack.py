@@ -114,13 +114,16 @@ class Attacker:
         self.sent: list[tuple[str, wire.PostMessage]] = []
         self.accepted: dict[tuple[str, str], tuple[int, str]] = {}
         """(room, client_id) to the sequence and id of the entry that it became."""
+        number = PEOPLE.index(user_id)
+        self.rooms = {room_id for room_id, count in ROOMS_ATTACKED.items() if number < count}
         self.refused = 0
         self.lost = 0
         self.repeated = 0
 
     async def act(self) -> None:
         """One thing at random; a refusal is one too."""
-        room_id = self.chance.choice(list(ROOMS_ATTACKED))
+        rooms = sorted(self.rooms) if self.rooms and self.chance.random() < 0.9 else ROOMS_ATTACKED
+        room_id = self.chance.choice(list(rooms))
         seq = self.chance.randint(1, max(1, self.attack.heads[room_id]))
         own = [seq for (room, _), (seq, _) in self.accepted.items() if room == room_id]
         client, chance = self.client, self.chance
@@ -134,8 +137,8 @@ class Attacker:
             (2, lambda: client.delete_message(room_id, chance.choice(own or [seq]))),
             (1, lambda: client.edit_message(room_id, chance.choice(own or [seq]), "other")),
             (1, lambda: client.react(room_id, seq, "+1")),
-            (2, lambda: client.add_members(room_id, self.user_id)),
-            (2, lambda: client.remove_member(room_id, self.user_id)),
+            (2, lambda: self.join(chance.choice(list(ROOMS_ATTACKED)))),
+            (2, lambda: self.leave(room_id)),
             (1, lambda: client.mute(room_id, muted=chance.random() < 0.5)),
         ]
         weights = [weight for weight, _ in actions]
@@ -185,6 +188,16 @@ class Attacker:
         self.lost += 1
         self.attack.clock.ms += self.chance.randint(1, 20) * MINUTE_MS
         await self._post(room_id, body)
+
+    async def join(self, room_id: str) -> None:
+        """Become a member, or stay one."""
+        await self.client.add_members(room_id, self.user_id)
+        self.rooms.add(room_id)
+
+    async def leave(self, room_id: str) -> None:
+        """End the membership."""
+        await self.client.remove_member(room_id, self.user_id)
+        self.rooms.discard(room_id)
 
     async def repeat(self) -> None:
         """Something that was sent before, accepted or not."""

@@ -329,12 +329,14 @@ OTHER_CALLS: list[tuple[str, str, Any, int]] = [
     ("PATCH", "/v1/rooms/r1/messages/4", {"text": "a"}, 404),
     ("DELETE", "/v1/rooms/r1/messages/4", None, 404),
     ("DELETE", "/v1/rooms/r1/messages/" + "9" * 5_000, None, 400),
-    ("DELETE", "/v1/rooms/r1/messages/1e3", None, 400),
     ("PUT", "/v1/rooms/r1/messages/1/reactions/%00", None, 400),
     ("PUT", "/v1/rooms/r1/messages/1/reactions/%0A", None, 400),
     ("PUT", "/v1/rooms/r1/messages/1/reactions/a%23b", None, 400),
     ("PUT", "/v1/rooms/r1/messages/1/reactions/%ED%A0%80", None, 400),
     ("PUT", "/v1/rooms/r1/messages/1/reactions/%ff", None, 400),
+    ("PUT", "/v1/rooms/r1/messages/1/reactions/%zz", None, 400),
+    ("PUT", "/v1/rooms/r1/messages/1/reactions/a%2", None, 400),
+    ("GET", "/v1/users?q=%zz", None, 400),
     ("PUT", "/v1/rooms/r1/messages/1/reactions/" + "a" * 33, None, 400),
     ("PUT", "/v1/rooms/r1/messages/4/reactions/a", None, 404),
     ("GET", "/v1/rooms/r1/messages?limit=501", None, 400),
@@ -375,6 +377,8 @@ OTHER_CALLS: list[tuple[str, str, Any, int]] = [
     ("GET", "/v1/badge?x=1", None, 400),
     ("PATCH", "/v1/users/ada", {"name": ""}, 400),
     ("PATCH", "/v1/users/ada", {"email": "nobody"}, 400),
+    ("PATCH", "/v1/users/ada", {"email": "a@b.example\n"}, 400),
+    ("GET", "/v1/rooms/r1%0A", None, 400),
     ("PATCH", "/v1/users/ada", {"attributes": []}, 400),
 ]
 
@@ -404,15 +408,13 @@ async def test_only_a_cursor_as_it_was_given_out_is_taken(place: Place) -> None:
     for path, cursor in given_out.items():
         for tampered in tampered_with(cursor):
             answer = await place.site.call("GET", path + tampered, place.token)
-            assert (answer.status, answer.json["code"]) == (400, "validation_failed"), (
-                path,
-                cursor,
-                tampered,
-            )
-        for other, foreign in given_out.items():
-            status = (await place.site.call("GET", path + foreign, place.token)).status
-            assert (status == 200) is (path == other), (path, other)
+            assert answer.status == 400, (path, cursor, tampered)
+            assert answer.json["code"] == "validation_failed"
     assert await place.stored() == before
+    for path in given_out:
+        for other, cursor in given_out.items():
+            status = (await place.site.call("GET", path + cursor, place.token)).status
+            assert (status == 200) is (path == other), (path, other)
 
 
 def tampered_with(cursor: str) -> Iterator[str]:
@@ -481,7 +483,7 @@ async def test_a_body_that_does_not_end_as_it_says_stores_nothing(
             + b"\r\n"
             + rest,
         )
-        assert not reply or reply.startswith(b"HTTP/1.1 4"), reply
+        assert not reply or reply.startswith((b"HTTP/1.0 4", b"HTTP/1.1 4")), reply
 
 
 @pytest.mark.parametrize(
@@ -495,19 +497,20 @@ async def test_a_body_that_does_not_end_as_it_says_stores_nothing(
     ids=range(4),
 )
 async def test_what_is_no_request_gets_a_problem(site: Site, text: bytes, status: int) -> None:
-    head, _, body = (await raw_reply(site, text)).partition(b"\r\n\r\n")
-    assert head.startswith(b"HTTP/1.1 %d " % status)
+    head, _, body = (await raw_reply(site, text, is_all=False)).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.0 %d " % status)
     assert f"Content-Type: {PROBLEM}".encode() in head
     assert b"X-Content-Type-Options: nosniff" in head
     assert msgspec.json.decode(body)["status"] == status
 
 
-async def raw_reply(site: Site, text: bytes) -> bytes:
-    """Everything that comes back after these bytes, and no more of them."""
+async def raw_reply(site: Site, text: bytes, *, is_all: bool = True) -> bytes:
+    """Everything that comes back after these bytes; the sender may say that they are all."""
     address = urlsplit(site.url)
     reader, writer = await asyncio.open_connection(address.hostname, address.port)
     writer.write(text)
-    writer.write_eof()
+    if is_all:
+        writer.write_eof()
     async with asyncio.timeout(TIMEOUT_S):
         reply = await reader.read()
     writer.close()

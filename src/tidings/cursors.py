@@ -35,15 +35,20 @@ class Cursors:
     def seal(self, purpose: str, value: Any) -> str:
         """Text of letters, digits, `-` and `_` that holds the value."""
         body = _encode(value)
-        return base64.urlsafe_b64encode(self._seal(purpose, body) + body).rstrip(b"=").decode()
+        return _text(self._seal(purpose, body) + body)
 
     def open(self, purpose: str, text: str) -> Any:
         """The value. Raises ValidationFailed for a text that `seal` did not make for it."""
         try:
             raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
             body = raw[_SEAL_BYTES:]
-            if hmac.compare_digest(raw[:_SEAL_BYTES], self._seal(purpose, body)):
+            is_sealed = hmac.compare_digest(raw[:_SEAL_BYTES], self._seal(purpose, body))
+            if is_sealed and _text(raw) == text:  # the last letter may have bits to spare
                 return _decode(body)
         except (binascii.Error, ValueError):
             pass
         raise ValidationFailed("This cursor is not one that the service gave out.")
+
+
+def _text(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()

@@ -11,8 +11,11 @@ import msgspec
 
 from tidings.clock import Clock
 
-ID_PATTERN = r"^[A-Za-z0-9._:-]{1,64}$"
-"""Ids, `client_id` among them; `#`, which joins the parts of a key, is not in it."""
+ID_PATTERN = r"^[A-Za-z0-9._:-]{1,64}(?!\n)$"
+"""Ids, `client_id` among them; `#`, which joins the parts of a key, is not in it.
+
+Where `$` also stands before a last line feed, as in Python, the look ahead refuses that.
+"""
 
 Id = Annotated[str, msgspec.Meta(pattern=ID_PATTERN, min_length=1, max_length=64)]
 

@@ -54,7 +54,7 @@ COUNTABLE_TYPES = frozenset({"text", "audio", "campaign"})
 Seq = Annotated[int, Meta(ge=1, le=SEQ_MAX)]
 Text = Annotated[str, Meta(min_length=1)]
 Name = Annotated[str, Meta(min_length=1, max_length=NAME_CHARACTERS_MAX)]
-Email = Annotated[str, Meta(min_length=3, max_length=320, pattern=r"^[^@\s]+@[^@\s]+$")]
+Email = Annotated[str, Meta(min_length=3, max_length=320, pattern=r"^[^@\s]+@[^@\s]+(?!\n)$")]
 Timestamp = Annotated[str, Meta(description="RFC 3339, UTC, milliseconds")]
 Count = Annotated[int, Meta(ge=0)]
 

@@ -238,13 +238,47 @@ def test_what_one_may_not_see_is_passed_over() -> None:
     assert state.rooms["room_1"].have() == "1-9"
 
 
+def test_a_reply_that_was_overtaken_by_a_change_is_fetched_again() -> None:
+    state = State()
+    total = wire.Total(0, 0, 1)
+    text = wire.Entry("room_1", 1, "ent_1", "text", "usr_b", AT, text="first")
+    edited = wire.Entry("room_1", 2, "ent_2", "edited", "usr_b", AT, data={"seq": 1})
+    state.take_history("room_1", [], 1)
+    state.apply(EntryUpdate(edited, 1, 0, total, 1))
+    assert state.stale_rooms == []
+    state.take_history("room_1", [text], 1)  # as it was before the change
+    [room] = state.stale_rooms
+    assert state.take_stale(room) == [1]
+    state.take_history("room_1", [text, edited], 2)
+    state.take_again("room_1", [text])
+    room.stale.clear()
+    state.take_history("room_1", [text], 2)  # as it is after the change
+    assert not room.stale
+
+
+def test_a_room_out_of_sight_waits_for_its_next_update() -> None:
+    state = State()
+    total = wire.Total(0, 0, 1)
+    first, third = [wire.Entry("room_1", seq, f"e{seq}", "text", "usr_b", AT) for seq in (1, 3)]
+    state.apply(EntryUpdate(first, 1, 0, total, 1))
+    state.apply(EntryUpdate(third, 1, 0, total, 2))
+    [room] = state.holed_rooms
+    assert not state.set_aside(room, 1), "an update came meanwhile"
+    assert state.holed_rooms == [room]
+    assert state.set_aside(room, 2)
+    assert state.holed_rooms == []
+    fourth = wire.Entry("room_1", 4, "e4", "text", "usr_b", AT)
+    state.apply(EntryUpdate(fourth, 1, 0, total, 3))
+    assert state.holed_rooms == [room]
+
+
 def test_a_room_keeps_a_bounded_number_of_entries() -> None:
     room = LocalRoom("room_1", 0)
     count = ENTRIES_KEPT_MAX + 50
     entries = [
         wire.Entry("room_1", seq, f"e{seq}", "text", None, AT) for seq in range(1, count + 1)
     ]
-    room.add(entries, is_current=True)
+    room.add(entries, is_current=True, as_of=entries[-1].seq)
     assert len(room.advance()) == count
     assert [entry.seq for entry in room.log()] == list(range(51, count + 1))
 

@@ -16,7 +16,14 @@ import structlog
 from aiohttp import web
 
 from tidings.api import openapi
-from tidings.api.decoding import BODY_BYTES_MAX, convert, parse_query, read_body, read_token
+from tidings.api.decoding import (
+    BODY_BYTES_MAX,
+    check_escapes,
+    convert,
+    parse_query,
+    read_body,
+    read_token,
+)
 from tidings.api.endpoints import Call, Callers, Created, Endpoint, Nothing, Section
 from tidings.api.exchanges import EXCHANGE, Exchange
 from tidings.api.features import Features
@@ -163,6 +170,7 @@ def _handler(endpoint: Endpoint, features: Features, unfinished: Unfinished) -> 
         credential = await _admit(endpoint, request, exchange, features)
         path = NOTHING
         if endpoint.path_type is not Nothing:
+            check_escapes(request.rel_url.raw_path, "path")
             path = convert(dict(request.match_info), endpoint.path_type, "path")
         query = convert(parse_query(request.rel_url.raw_query_string), endpoint.query_type, "query")
         body = await read_body(request, decoder) if endpoint.has_body else NOTHING

@@ -6,7 +6,7 @@ import asyncio
 import re
 from collections.abc import Mapping
 from typing import TypeVar
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote_to_bytes
 
 import msgspec
 from aiohttp import web
@@ -24,6 +24,7 @@ _PATCH_TYPES = frozenset({"application/merge-patch+json", "application/json"})
 
 T = TypeVar("T")
 _at_path = re.compile(r"^(?P<detail>.*) - at `(?:key` in `)?\$\.?(?P<path>.*)`$", re.DOTALL)
+_half_escape = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _named = re.compile(r"(?:missing required|contains unknown) field `(?P<name>[^`]*)`")
 
 
@@ -57,14 +58,27 @@ def convert(texts: Mapping[str, str], type_: type[T], place: str) -> T:
         raise ValidationFailed(errors=(field_error(error, place),)) from None
 
 
+def check_escapes(raw: str, place: str) -> None:
+    """Whether a path or a query is percent-encoded UTF-8 (RFC 3986). Raises ValidationFailed."""
+    if "%" not in raw:
+        return
+    try:
+        unquote_to_bytes(raw).decode()
+    except UnicodeDecodeError:
+        raise refuse(place, "It is not UTF-8.") from None
+    if _half_escape.search(raw):
+        raise refuse(place, "A % begins an escape of two hexadecimal digits.")
+
+
 def parse_query(raw: str) -> dict[str, str]:
     """The parameters of a query string, each once. Raises ValidationFailed."""
+    check_escapes(raw, "query")
     try:
         pairs = parse_qsl(
             raw, keep_blank_values=True, errors="strict", max_num_fields=QUERY_FIELDS_MAX
         )
     except ValueError:
-        raise refuse("query", "It is not UTF-8, or has too many parameters.") from None
+        raise refuse("query", "It has too many parameters.") from None
     parameters = dict(pairs)
     if len(parameters) != len(pairs):
         raise refuse("query", "A parameter is there more than once.")

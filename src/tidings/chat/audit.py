@@ -247,7 +247,9 @@ class _Audit:
 
     def _is_receipt_due(self, entry: Item) -> bool:
         created_at: int = entry["created_at"]
-        return created_at > self._receipts_due_from_ms and entry.get("deleted_at") is None
+        is_erased = "erased" in (entry.get("data") or {})  # its receipt goes with the person
+        is_kept = entry.get("deleted_at") is None and not is_erased
+        return is_kept and created_at > self._receipts_due_from_ms
 
     async def _receipts(self, room: RoomRow, log: Log) -> None:
         async for receipts in self._partition(RECEIPTS, room.key):

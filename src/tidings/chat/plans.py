@@ -32,6 +32,7 @@ from tidings.chat.rows import (
 from tidings.chat.updates import PostedEntry, RoomUpdate, UserUpdate
 from tidings.errors import (
     Conflict,
+    FieldError,
     Forbidden,
     IdempotencyMismatch,
     NotFound,
@@ -333,10 +334,10 @@ class _RoomPlan:
         if not self.is_member(c.sender_id) and not c.is_joining:
             raise Forbidden("Only members may post.")
         if c.reply_to is not None and c.reply_to > room.head:
-            raise ValidationFailed("reply_to names no entry of this room.")
+            raise _refused("reply_to", "It names no entry of this room.")
         for user_id in c.mentions:
             if not self.is_member(user_id) and user_id != c.sender_id:
-                raise ValidationFailed(f"{user_id} is mentioned, but not a member of this room.")
+                raise _refused("mentions", f"{user_id} is not a member of this room.")
         if not self.is_member(c.sender_id):
             self.enter(c.sender_id, c.sender_id, f"{c.entry_id}.j", c.at, "member")
         item: Item = {
@@ -457,7 +458,7 @@ class _RoomPlan:
     def mark_read(self, c: commands.Read) -> ReadMark:
         room = self.there
         if c.seq > room.head:
-            raise ValidationFailed("seq is beyond the head of this room.")
+            raise _refused("seq", "It is beyond the head of this room.")
         self.require_member(c.user_id)
         row = self.peek(c.user_id)
         assert row is not None
@@ -900,3 +901,7 @@ def plan_advance(
             UserUpdate(user_id, after.version, after.unread, after.mentions, [update])
         )
     return plan
+
+
+def _refused(field: str, detail: str) -> ValidationFailed:
+    return ValidationFailed(detail, errors=(FieldError(field, detail),))

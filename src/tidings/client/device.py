@@ -19,6 +19,7 @@ from tidings.client.frames import Ack, Closing, Failed, Received, Update
 from tidings.client.outbox import Outbox, Outgoing
 from tidings.client.problems import (
     ClientError,
+    NotFound,
     Problem,
     Unreachable,
     problem_from,
@@ -414,27 +415,25 @@ class Device:
         for _ in range(SYNC_ROUNDS_MAX):
             if not room.has_hole:
                 return
-            is_known = True
+            counts_version = room.counts_version
             try:
                 reply = await self._client.missing_messages(
                     room.room_id, room.have(), limit=wire.LIST_LIMIT_MAX
                 )
-            except Problem as problem:
-                if problem.problem_code != "not_found":
-                    raise
-                is_known = False  # the user left meanwhile: there is nothing more for them
-                reply = wire.EntryList([], room.head)
+            except NotFound:  # the user left meanwhile
+                if self.state.set_aside(room, counts_version):
+                    return
+                continue
             is_all = len(reply.items) < wire.LIST_LIMIT_MAX
             for update in self.state.take_range(
                 room.room_id, reply.items, reply.head, is_all=is_all
             ):
                 self._tell(update)
-            if not is_known:
-                return
 
     async def _fetch_again(self, room: LocalRoom) -> None:
         """Fetch entries that were edited, deleted or reacted to since they came."""
         seqs = self.state.take_stale(room)
+        counts_version = room.counts_version
         try:
             while seqs:
                 low, high = ranges(seqs)[0]
@@ -442,10 +441,10 @@ class Device:
                 reply = await self._client.messages(room.room_id, after=low - 1, limit=limit)
                 self.state.take_again(room.room_id, reply.items)
                 seqs = [seq for seq in seqs if seq > low + limit - 1]
-        except Problem as problem:
-            if problem.problem_code != "not_found":
-                raise
+        except NotFound:
+            self.state.put_stale_back(room, seqs)
             seqs = []
+            self.state.set_aside(room, counts_version)
         finally:
             if seqs and room.room_id in self.state.rooms:
                 self.state.put_stale_back(room, seqs)

@@ -47,6 +47,11 @@ def ranges(numbers: Iterable[int]) -> list[tuple[int, int]]:
     return found
 
 
+def named_by(entry: wire.Entry) -> int | None:
+    """The sequence of the entry that this one says was edited, deleted or reacted to."""
+    return entry.data.get("seq") if entry.type in _NAMING_TYPES else None
+
+
 class LocalRoom:
     """One room as the device knows it.
 
@@ -117,17 +122,31 @@ class LocalRoom:
             self.read_seq = max(self.read_seq, read_seq)
         return True
 
-    def add(self, entries: Iterable[wire.Entry], *, is_current: bool) -> None:
-        """Take entries; `is_current` says that they were read now and replace what is there."""
+    def add(self, entries: Sequence[wire.Entry], *, is_current: bool, as_of: int) -> None:
+        """Take entries as they were when the head was `as_of`, or later.
+
+        `is_current` says that they were read now and replace what is there. Replies and updates
+        overtake each other: what is known to have changed after `as_of` is fetched again.
+        """
+        if self.head > as_of:
+            taken = {entry.seq for entry in entries}
+            self._doubt(taken & {named_by(self.entries[seq]) for seq in self._after(as_of)})
         for entry in entries:
             seq = entry.seq
             self.head = max(self.head, seq)
             if is_current or seq not in self.entries:
                 self.entries[seq] = entry
-            if entry.type in _NAMING_TYPES:
-                named = entry.data.get("seq")
-                if named in self.entries and len(self.stale) < STALE_MAX:
-                    self.stale.add(named)
+            named = named_by(entry)
+            if named is not None and named in self.entries:
+                self._doubt((named,))
+
+    def _after(self, seq: int) -> list[int]:
+        return [known for known in self.entries if known > seq]
+
+    def _doubt(self, seqs: Iterable[int | None]) -> None:
+        for seq in seqs:
+            if seq is not None and len(self.stale) < STALE_MAX:
+                self.stale.add(seq)
 
     def advance(self, *, through: int = 0) -> list[wire.Entry]:
         """Move `position` over what is there, and return the entries that it passed, in order.
@@ -259,7 +278,7 @@ class State:
     def take_history(self, room_id: str, entries: Sequence[wire.Entry], head: int) -> None:
         """Show entries that were fetched now; they are nobody's news."""
         room = self._touch(room_id, head)
-        room.add(entries, is_current=True)
+        room.add(entries, is_current=True, as_of=head)
         self._note(room)
 
     def take_range(
@@ -268,7 +287,7 @@ class State:
         """Take what was missing of a room; with `is_all` there is no more up to `head`."""
         room = self._touch(room_id, head)
         room.head = max(room.head, head)
-        room.add(entries, is_current=True)
+        room.add(entries, is_current=True, as_of=head)
         return self._tell(room, through=head if is_all else 0)
 
     def take_again(self, room_id: str, entries: Iterable[wire.Entry]) -> None:
@@ -278,6 +297,17 @@ class State:
             for entry in entries:
                 if entry.seq in room.entries:
                     room.entries[entry.seq] = entry
+
+    def set_aside(self, room: LocalRoom, counts_version: int) -> bool:
+        """The room can't be seen: what is missing of it waits for the next update about it.
+
+        False if there was one since `counts_version`, and it is worth another try.
+        """
+        if room.counts_version != counts_version:
+            return False
+        self._holed.pop(room.room_id, None)
+        self._stale.pop(room.room_id, None)
+        return True
 
     def put_stale_back(self, room: LocalRoom, seqs: Iterable[int]) -> None:
         """They could not be fetched."""
@@ -305,7 +335,7 @@ class State:
                 read_seq=synced.read_seq,
             ):
                 room.left = synced.left is True
-            room.add(synced.entries, is_current=True)
+            room.add(synced.entries, is_current=True, as_of=synced.head)
             updates += self._tell(room)
             updates.append(
                 ReadUpdate(room.room_id, room.read_seq, room.unread, room.mentions, reply.total)
@@ -332,12 +362,12 @@ class State:
         room = self._touch(entry.room_id, entry.seq - 1)
         room.set_counts(frame.version, unread=frame.unread, mentions=frame.mentions)
         if room.position + 1 == entry.seq and room.head < entry.seq:
-            room.add((entry,), is_current=False)
+            room.add((entry,), is_current=False, as_of=entry.seq)
             room.advance()
             if room.stale:
                 self._stale[room.room_id] = None
             return [frame]
-        room.add((entry,), is_current=False)
+        room.add((entry,), is_current=False, as_of=entry.seq)
         return self._tell(room)
 
     def _tell(self, room: LocalRoom, *, through: int = 0) -> list[Update]:
