@@ -21,6 +21,7 @@ import msgspec
 from tests.api.conftest import DEADLINE_S, Answer, Site
 from tests.api.trials import GATE, Gate
 from tidings.app import listening, open_app
+from tidings.clock import Clock, system_clock
 from tidings.config import Settings
 from tidings.people.callers import ALL_SCOPES
 
@@ -263,19 +264,19 @@ async def build_scene(path: Path) -> Scene:
 
 
 @asynccontextmanager
-async def open_scene(path: Path, built: Scene) -> AsyncIterator[Scene]:
+async def open_scene(path: Path, built: Scene, clock: Clock = system_clock) -> AsyncIterator[Scene]:
     """A service on a copy of the store of a scene."""
     shutil.copytree(built.folder, path, dirs_exist_ok=True)
-    async with _serving(path) as site:
+    async with _serving(path, clock) as site:
         yield built.moved(site)
 
 
 @asynccontextmanager
-async def _serving(path: Path) -> AsyncIterator[Site]:
+async def _serving(path: Path, clock: Clock = system_clock) -> AsyncIterator[Site]:
     settings = Settings(store=f"sqlite:///{path}/access.db", rate_limit="off")
     timeout = aiohttp.ClientTimeout(total=None, sock_read=DEADLINE_S)
     async with (
-        open_app(settings) as service,
+        open_app(settings, clock=clock) as service,
         aiohttp.ClientSession(timeout=timeout) as http,
     ):
         service.web[GATE] = Gate()

@@ -15,6 +15,7 @@ class CuttingProxy:
     def __init__(self, port: int) -> None:
         self._port = port
         self._writers: set[asyncio.StreamWriter] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self.cuts = 0
         self.url = ""
 
@@ -35,6 +36,15 @@ class CuttingProxy:
             writer.transport.abort()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(self._join(reader, writer))
+        self._tasks.add(task)
+        try:
+            await asyncio.wait((task,))
+        finally:
+            self._tasks.discard(task)
+            writer.transport.abort()
+
+    async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             there, back = await asyncio.open_connection("127.0.0.1", self._port)
         except ConnectionError:
@@ -56,3 +66,8 @@ class CuttingProxy:
         finally:
             server.close()
             self.cut()
+            while self._tasks:
+                for task in self._tasks:
+                    task.cancel()
+                await asyncio.wait(self._tasks)
+                await asyncio.sleep(0)  # for those who wait for them

@@ -71,12 +71,24 @@ class Unfinished:
         task = asyncio.ensure_future(call)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        return await asyncio.shield(task)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(_look_at_end)
+            raise
 
     async def wait(self) -> None:
         """Return when all calls have ended."""
         while self._tasks:
             await asyncio.wait(self._tasks)
+
+
+def _look_at_end(task: asyncio.Task[Any]) -> None:
+    """A refusal that nobody waits for any more is no fault; anything else is."""
+    error = None if task.cancelled() else task.exception()
+    if error is not None and not isinstance(error, TidingsError):
+        place = "a change whose client went away"
+        task.get_loop().call_exception_handler({"message": place, "exception": error})
 
 
 def make_application(
@@ -170,8 +182,8 @@ def _handler(endpoint: Endpoint, features: Features, unfinished: Unfinished) -> 
         credential = await _admit(endpoint, request, exchange, features)
         path = NOTHING
         if endpoint.path_type is not Nothing:
-            check_escapes(request.rel_url.raw_path, "path")
             path = convert(dict(request.match_info), endpoint.path_type, "path")
+            check_escapes(request.rel_url.raw_path, "path")
         query = convert(parse_query(request.rel_url.raw_query_string), endpoint.query_type, "query")
         body = await read_body(request, decoder) if endpoint.has_body else NOTHING
         running = endpoint.run(Call(features, request, credential, path, query, body))

@@ -20,7 +20,7 @@ import msgspec
 import structlog
 
 from tidings.chat import commands
-from tidings.chat.commands import Command, Posted, items_max, named_seqs, named_users
+from tidings.chat.commands import Command, Post, Posted, items_max, named_seqs, named_users
 from tidings.chat.fanouts import Fanouts
 from tidings.chat.plans import Plan, RoomView, fold_range, plan_commit, read_range
 from tidings.chat.rows import (
@@ -45,7 +45,16 @@ from tidings.storage.interface import (
     Store,
 )
 from tidings.storage.metered import Meter, current_meter, metering
-from tidings.storage.tables import BADGES, ENTRIES, INBOXES, MEMBERS, ROOMS, room_key, user_key
+from tidings.storage.tables import (
+    BADGES,
+    ENTRIES,
+    INBOXES,
+    MEMBERS,
+    RECEIPTS,
+    ROOMS,
+    room_key,
+    user_key,
+)
 
 QUEUE_COMMANDS_MAX = 2_000
 """Commands that may wait for one room."""
@@ -172,6 +181,12 @@ class Commits:
         if missing:
             rows |= await self._read_rows(workspace, room_id, missing)
         return RoomView(room=known.row, member_ids=known.members, participations=rows)
+
+    def remembers(self, workspace: str, room_id: str, user_id: str) -> bool:
+        """Whether `look` would answer for the user from memory."""
+        user = self._users.get(user_key(workspace, user_id))
+        is_row_known = user is not None and room_id in user.rows
+        return is_row_known and room_key(workspace, room_id) in self._rooms
 
     async def founded(self, workspace: str, room_id: str) -> None:
         """Wait until all founders of a new room are in it. Raises Unavailable in time."""
@@ -349,6 +364,8 @@ class Commits:
                 return
             work, badges = loaded
             plan = plan_commit(batch.workspace, work, badges)
+            if plan.refused and await self._answer_accepted(batch, plan, pending):
+                continue
             try:
                 if plan.writes:
                     await self._store.write(*plan.writes)
@@ -396,6 +413,18 @@ class Commits:
             if self.on_room_changed is not None and _is_changed(view.room, after):
                 self.on_room_changed(view.room, after)
 
+    async def _answer_accepted(
+        self, batch: _Batch, plan: Plan, pending: Mapping[str, list[_Waiting]]
+    ) -> bool:
+        """Answer posts that would be refused now, but were accepted before; whether any were."""
+        found = False
+        for room, post in plan.refused:
+            receipt = await self._store.get(RECEIPTS, (room, post.receipt))
+            if receipt is not None:
+                await self._answer_again(batch, post, receipt, pending)
+                found = True
+        return found
+
     async def _answer_repeated(
         self,
         batch: _Batch,
@@ -406,21 +435,26 @@ class Commits:
         """Answer posts whose receipts are there already with the entries they led to."""
         for failure in failures:
             post = plan.receipts.get(failure.index)
-            if post is None or failure.item is None:
-                continue
-            answer: Posted | TidingsError
-            if failure.item["body_hash"] != post.body_hash:
-                answer = IdempotencyMismatch()
-            else:
-                key = failure.item["room"], failure.item["seq"]
-                entry = await self._store.get(ENTRIES, key)
-                assert entry is not None, "a receipt names an entry"
-                room_id = key[0].partition("#")[2]
-                answer = Posted(PostedEntry(entry_to_wire(entry, room_id)), is_new=False)
-            for waiting in pending.values():
-                for one in [one for one in waiting if one.command is post]:
-                    waiting.remove(one)
-                    _answer(batch, one, answer)
+            if post is not None and failure.item is not None:
+                await self._answer_again(batch, post, failure.item, pending)
+
+    async def _answer_again(
+        self, batch: _Batch, post: Post, receipt: Item, pending: Mapping[str, list[_Waiting]]
+    ) -> None:
+        """Answer a post with the entry that its receipt names."""
+        answer: Posted | TidingsError
+        if receipt["body_hash"] != post.body_hash:
+            answer = IdempotencyMismatch()
+        else:
+            key = receipt["room"], receipt["seq"]
+            entry = await self._store.get(ENTRIES, key)
+            assert entry is not None, "a receipt names an entry"
+            room_id = key[0].partition("#")[2]
+            answer = Posted(PostedEntry(entry_to_wire(entry, room_id)), is_new=False)
+        for waiting in pending.values():
+            for one in [one for one in waiting if one.command is post]:
+                waiting.remove(one)
+                _answer(batch, one, answer)
 
     # --- loading and remembering ----------------------------------------------------------------
 

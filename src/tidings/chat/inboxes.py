@@ -242,19 +242,21 @@ def _seen(user: UserRow, role: wire.Role | None) -> wire.User:
 
 
 def _item(row: Participation, room: RoomRow, others: Sequence[wire.User]) -> wire.InboxItem:
+    """The row as its owner sees it; who left learns nothing more of the room."""
+    is_there = not row.is_left
     return wire.InboxItem(
         room_id=row.room_id,
         kind=row.kind,
-        title=room.title,
-        with_=[*others],
+        title=room.title if is_there else None,
+        with_=[*others] if is_there else [],
         unread=row.unread,
         mentions=row.mentions,
         read_seq=row.read_seq,
-        head=room.head,
+        head=room.head if is_there else row.counted_seq,
         updated_at=rfc3339(row.active_at),
         preview=row.preview,
         muted=row.is_muted,
         left=row.is_left,
-        status=room.status,
-        assignee_id=room.assignee_id,
+        status=room.status if is_there else None,
+        assignee_id=room.assignee_id if is_there else None,
     )

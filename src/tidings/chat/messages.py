@@ -91,10 +91,7 @@ class Messages:
         access.require_naming(caller, names_user=body.as_user is not None)
         author = caller if body.as_user is None else await self._named(caller, body.as_user)
         author_id = author.user_id or ""
-        view = await self._commits.look(caller.workspace, room_id, (author_id,), is_fresh=False)
-        room = None if view is None else view.room
-        own = None if view is None else view.participations.get(author_id)
-        room = access.require_sight(caller, room, own)
+        room, own = await self._look(caller, room_id, author_id)
         now_ms = self._clock()
         command = Post(
             sender_id=author_id,
@@ -221,12 +218,7 @@ class Messages:
 
         Raises Forbidden; NotFound; ValidationFailed beyond the head.
         """
-        access.require_user(caller)
-        view = await self._commits.look(
-            caller.workspace, room_id, (caller.user_id or "",), is_fresh=False
-        )
-        own = None if view is None else view.participations.get(caller.user_id or "")
-        access.require_sight(caller, None if view is None else view.room, own)
+        _, own = await self._look(caller, room_id, access.require_user(caller))
         command = Read(access.require_member(caller, own), seq)
         for _ in range(READ_STEPS_MAX):
             mark: ReadMark = await self._commits.submit(caller.workspace, room_id, command)
@@ -256,6 +248,21 @@ class Messages:
         own = None if row is None else participation_from_item(row)
         room = None if item is None else room_from_item(item)
         return access.require_sight(caller, room, own), own
+
+    async def _look(
+        self, caller: Caller, room_id: str, user_id: str
+    ) -> tuple[RoomRow, Participation | None]:
+        """The room and the user's row, remembered where they can be. Raises NotFound.
+
+        What is not remembered is looked at first: the price that a reply names would otherwise
+        tell a room out of sight, whose members are read, from one that isn't there.
+        """
+        workspace = caller.workspace
+        if not self._commits.remembers(workspace, room_id, user_id):
+            await self._visible(caller, room_id)
+        view = await self._commits.look(workspace, room_id, (user_id,), is_fresh=False)
+        own = None if view is None else view.participations.get(user_id)
+        return access.require_sight(caller, None if view is None else view.room, own), own
 
     async def _acting(self, caller: Caller, room_id: str, seq: int) -> str:
         """The member who changes an entry that they may see. Raises NotFound, Forbidden."""

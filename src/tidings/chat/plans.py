@@ -78,6 +78,8 @@ class Plan(msgspec.Struct):
     """What each command is answered once the writes are durable: a value or a TidingsError."""
     receipts: dict[int, commands.Post] = {}
     """Index of a receipt's write to the post that it belongs to."""
+    refused: list[tuple[str, commands.Post]] = []
+    """Posts that can't be done now, with their room's key; one accepted before is still so."""
     rooms: dict[str, RoomRow] = {}
     """Rooms by id as they are afterwards, with the members of those that are inline."""
     members: dict[str, frozenset[str] | None] = {}
@@ -663,20 +665,24 @@ def plan_commit(
     """
     plan = Plan()
     rooms: list[_RoomPlan] = []
+    asked: list[_RoomPlan] = []  # the room of each answer
     for _, view, waiting in work:
         planned = _RoomPlan(workspace, view)
+        asked.extend(planned for _ in waiting)
         for command in waiting:
             try:
                 plan.answers.append((command, planned.apply(command)))
             except TidingsError as error:
                 plan.answers.append((command, error))
+                if isinstance(command, commands.Post) and isinstance(error, ValidationFailed):
+                    plan.refused.append((planned.there.key, command))
         planned.settle()
         if planned.room is not None:
             rooms.append(planned)
     for planned in rooms:
         _write_room(plan, planned)
     _write_users(plan, workspace, rooms, badges)
-    _complete_reads(plan, badges)
+    _complete_reads(plan, asked, badges)
     return plan
 
 
@@ -847,14 +853,20 @@ def _write_badge(
         plan.writes.append(Update(BADGES, (key,), set=fields, when=seen))
 
 
-def _complete_reads(plan: Plan, badges: Mapping[str, BadgeRow]) -> None:
-    """Totals of a read are those after the whole commit."""
-    for index, (command, answer) in enumerate(plan.answers):
+def _complete_reads(
+    plan: Plan, rooms: Sequence[_RoomPlan], badges: Mapping[str, BadgeRow]
+) -> None:
+    """The counts of a read, in the room and in total, are those after the whole commit."""
+    for index, ((command, answer), room) in enumerate(zip(plan.answers, rooms, strict=True)):
         if isinstance(answer, ReadMark):
             assert isinstance(command, commands.Read)
+            row = room.peek(command.user_id)
+            assert row is not None
             badge = plan.badges.get(command.user_id) or badges[command.user_id]
             mark = msgspec.structs.replace(
                 answer,
+                unread=row.unread,
+                mentions=row.mentions,
                 total_unread=badge.unread,
                 total_mentions=badge.mentions,
                 version=badge.version,

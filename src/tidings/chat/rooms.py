@@ -349,6 +349,8 @@ class Rooms:
         Raises Forbidden for who may not post, NotFound.
         """
         user_id = access.require_user(caller)
+        if not self._commits.remembers(caller.workspace, room_id, user_id):
+            await self._visible(caller, room_id)  # at the same price as for a room that isn't there
         view = await self._commits.look(caller.workspace, room_id, (user_id,), is_fresh=False)
         own = None if view is None else view.participations.get(user_id)
         room = access.require_sight(caller, None if view is None else view.room, own)

@@ -13,10 +13,14 @@ CONTAINER_BYTES = 3
 
 
 def item_bytes(item: Mapping[str, Any]) -> int:
-    """Bytes of the names and values of all fields that are there."""
-    return sum(
-        _text_bytes(name) + value_bytes(value) for name, value in item.items() if value is not None
-    )
+    """Bytes of the names, which are ASCII, and values of all fields that are there."""
+    size = 0
+    for name, value in item.items():
+        if type(value) is str:  # most values, and what pages of entries are made of
+            size += len(name) + (len(value) if value.isascii() else len(value.encode()))
+        elif value is not None:
+            size += len(name) + value_bytes(value)
+    return size
 
 
 def value_bytes(value: Any) -> int:
@@ -46,5 +50,7 @@ def _text_bytes(text: str) -> int:
 
 def _number_bytes(number: float) -> int:
     """One byte for two significant digits, and one more."""
+    if type(number) is int and -100 < number < 100:
+        return 2
     mantissa = repr(abs(number)).partition("e")[0].replace(".", "").strip("0")
     return (len(mantissa) + 1) // 2 + 1
