@@ -38,7 +38,7 @@ from tests.access_scene import (
     listening_to_all,
     open_scene,
 )
-from tests.api.conftest import Answer
+from tests.api.conftest import Answer, soon
 from tidings.api.sections import SECTIONS
 from tidings.clock import system_clock
 from tidings.delivery.frames import ClientFrame
@@ -828,6 +828,28 @@ async def test_who_joins_a_room_without_history_never_sees_what_was_before(scene
     told = b"".join((*listener.heard, *[each.raw for each in (*answers, *hidden)]))
     assert b"word-of-after" in told
     assert b"word-of-before" not in told
+
+
+@pytest.mark.slow
+async def test_a_changed_room_or_role_counts_for_open_sockets_too(scene: Scene) -> None:
+    public, support = scene.rooms["public"], scene.rooms["support"]
+    async with connected(scene, scene.tokens["manager_out"]) as (socket, listener):
+
+        async def typing(room: Room) -> str:
+            frame = {"type": "typing", "room_id": room.id}
+            return (await _outcome(scene, socket, listener, frame, room))[0]
+
+        async def is_hidden() -> bool:
+            return await typing(support) == "not_found"
+
+        assert (await typing(public), await typing(support)) == ("forbidden", "quiet")
+        await scene.must("PATCH", f"/v1/rooms/{public.id}", {"scope": "private"})
+        assert await typing(public) == "not_found"
+        assert (await scene.call("manager_out", "GET", f"/v1/rooms/{public.id}")).status == 404
+        await scene.must("PATCH", "/v1/users/mona", {"role": "customer"})
+        await soon(is_hidden)
+        assert (await scene.call("manager_out", "GET", f"/v1/rooms/{support.id}")).status == 404
+        assert (await scene.call("manager_out", "GET", "/v1/queue")).status == 403
 
 
 async def test_a_cursor_is_of_use_to_its_owner_only(scene: Scene) -> None:

@@ -478,6 +478,6 @@ async def test_devices_miss_nothing_for_a_moment(
     place = OwnPlace(store, free_port())
     await place.start()
     try:
-        await come_and_go(place, store, monkeypatch, seed=11, steps=42)
+        await come_and_go(place, store, monkeypatch, seed=11, steps=40)
     finally:
         await place.stop()

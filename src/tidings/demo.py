@@ -108,6 +108,10 @@ async def _all_work(service: Service, credentials: Credentials) -> bool:
     return True
 
 
+TABLE_WIDTH = 100
+"""Characters that the table of people needs: a token that is cut off is of no use."""
+
+
 def _show(credentials: Credentials, url: str, folder: Path) -> None:
     """Print people with their tokens, then links and calls that work when they are pasted."""
     from rich.console import Console
@@ -115,13 +119,11 @@ def _show(credentials: Credentials, url: str, folder: Path) -> None:
 
     console = Console(highlight=False, soft_wrap=True)
     table = Table(title="Kettlewright, a sample workspace", title_justify="left")
-    for name in ("person", "role", "id"):
-        table.add_column(name)
-    table.add_column("session token", no_wrap=True)
+    for name in ("person", "role", "id", "session token"):
+        table.add_column(name, no_wrap=True)
     for person in PEOPLE:
         table.add_row(person.name, person.role, person.id, credentials.tokens[person.id])
-    width = max(console.width, table.__rich_measure__(console, console.options).maximum)
-    console.print(table, width=width)
+    console.print(table, width=max(console.width, TABLE_WIDTH))
     authorization = f'-H "Authorization: Bearer {credentials.tokens["ines"]}"'
     post = (
         f'curl -s {url}/v1/rooms/counter/messages {authorization} -H "Content-Type: '

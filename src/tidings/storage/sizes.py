@@ -50,7 +50,7 @@ def _text_bytes(text: str) -> int:
 
 def _number_bytes(number: float) -> int:
     """One byte for two significant digits, and one more."""
-    if type(number) is int and -100 < number < 100:
+    if type(number) is int and 0 < number < 100:
         return 2
     mantissa = repr(abs(number)).partition("e")[0].replace(".", "").strip("0")
     return (len(mantissa) + 1) // 2 + 1
