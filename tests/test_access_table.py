@@ -176,7 +176,6 @@ auth    -       all      conflict   conflict  conflict  | conflict
 NOT_AUTHENTICATED = 4401
 # How a connection ends whose `auth` brings a credential without a queue, or none that is good.
 AUTH_CODES = {
-    **dict.fromkeys(SESSIONS, 0),
     **dict.fromkeys((*KEY_SCOPES, FOREIGN_KEY, OPERATOR), 4403),
     **dict.fromkeys(("garbage", "revoked", "deactivated"), 4401),
 }
@@ -297,7 +296,7 @@ def _frame_cases() -> list[FrameCase]:
 
 SIGHTS, ROOM_LINES, OTHER_LINES = _sight(), _room_calls(), _other_calls()
 FRAME_LINES = _frame_cases()
-SHORT = {"customer_out", "manager_out", FOREIGN_ADMIN, "nobody"}
+SHORT = {"customer_out", "nobody"}
 """Callers whose part of the table is gone through in the quick suite, too."""
 EACH_CALLER = [
     pytest.param(caller, marks=() if caller in SHORT else pytest.mark.slow) for caller in CALLERS
@@ -314,9 +313,6 @@ def first_scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
 async def scene(first_scene: Scene, tmp_path: Path) -> AsyncIterator[Scene]:
     async with open_scene(tmp_path, first_scene) as scene:
         yield scene
-
-
-# --- the tables name everything ----------------------------------------------------------------
 
 
 def test_every_endpoint_is_in_a_table() -> None:
@@ -338,9 +334,6 @@ def test_every_room_is_in_one_line_of_every_call() -> None:
 def test_every_client_frame_is_in_the_table() -> None:
     there = {each.__struct_config__.tag for each in get_args(ClientFrame)}
     assert {line.frame for line in FRAME_LINES} == there
-
-
-# --- rooms -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("caller", EACH_CALLER)
@@ -443,9 +436,6 @@ def _check_untold(scene: Scene, caller: str, raw: bytes) -> None:
     secrets |= {f"{user_id}@mail" for user_id in scene.people_known_by_name_to(caller)}
     found = {secret for secret in secrets if secret.encode() in raw}
     assert not found, (caller, found, raw)
-
-
-# --- everything else ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("caller", EACH_CALLER)
@@ -558,9 +548,6 @@ async def _open_stream(scene: Scene, caller: str, path: str) -> tuple[int, bytes
             return 101, b""
     except aiohttp.WSServerHandshakeError as error:
         return error.status, b""
-
-
-# --- sockets -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("caller", [each for each in EACH_CALLER if each.values[0] in SESSIONS])
@@ -680,9 +667,6 @@ async def test_no_frame_is_heard_from_nobody(scene: Scene) -> None:
     assert await scene.logs() == before
 
 
-# --- nothing leaks -----------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("caller", [each for each in EACH_CALLER if each.values[0] in SESSIONS])
 async def test_devices_are_told_of_their_own_rooms_only(scene: Scene, caller: str) -> None:
     others = [each for each in SESSIONS if each != caller]
@@ -722,6 +706,7 @@ def _is_on(frame: Any) -> bool:
     return bool(frame["type"] == "presence" and frame["is_online"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("caller", ["customer_out", "manager_out", "former"])
 async def test_what_a_call_costs_does_not_betray_a_room(
     first_scene: Scene, tmp_path: Path, caller: str

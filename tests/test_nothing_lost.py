@@ -435,6 +435,13 @@ async def test_nothing_is_lost_when_the_power_is_cut(tmp_path: Path) -> None:
     assert crashes.fanouts_cut > 5
 
 
+def test_an_import_ends_with_its_fan_outs(tmp_path: Path) -> None:
+    """A service that runs beside it would go on with them only at its next start."""
+    crashes = Crashes(tmp_path / "tidings.db", random.Random(4), "tidings")
+    assert crashes.start_import().wait(REQUEST_S) == 0
+    assert not crashes.is_fanning()
+
+
 @pytest.fixture
 def files() -> Iterator[PowerCutFiles]:
     files = PowerCutFiles("powercut-commits", seed=5)

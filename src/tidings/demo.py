@@ -118,12 +118,13 @@ def _show(credentials: Credentials, url: str, folder: Path) -> None:
     from rich.table import Table
 
     console = Console(highlight=False, soft_wrap=True)
+    console.width = max(console.width, TABLE_WIDTH)
     table = Table(title="Kettlewright, a sample workspace", title_justify="left")
     for name in ("person", "role", "id", "session token"):
         table.add_column(name, no_wrap=True)
     for person in PEOPLE:
         table.add_row(person.name, person.role, person.id, credentials.tokens[person.id])
-    console.print(table, width=max(console.width, TABLE_WIDTH))
+    console.print(table)
     authorization = f'-H "Authorization: Bearer {credentials.tokens["ines"]}"'
     post = (
         f'curl -s {url}/v1/rooms/counter/messages {authorization} -H "Content-Type: '

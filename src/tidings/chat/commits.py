@@ -651,6 +651,10 @@ class Commits:
         """Go on with fan-outs that a crash or a stop left open."""
         await self._fanouts.resume()
 
+    async def settle(self) -> None:
+        """Wait for the fan-outs under way here, for a while."""
+        await self._fanouts.settle()
+
     async def stop(self) -> None:
         """Take nothing new, finish what waits, and leave open fan-outs to the next start."""
         self._is_stopping = True

@@ -47,6 +47,8 @@ LOG_REMEMBERED_MAX = 2 * COUNT_ENTRIES_MAX
 PAUSE_AFTER_FAILURE_S = 1.0
 FOUNDING_S_MAX = 8.0
 """How long the maker of a large room waits for its members to be in it."""
+SETTLE_S_MAX = 60.0
+"""How long a command waits at its end for the fan-outs that it began."""
 
 _log = structlog.get_logger(__name__)
 
@@ -111,6 +113,11 @@ class Fanouts:
             after = page.after
             if after is None:
                 return
+
+    async def settle(self) -> None:
+        """Wait for what is under way here, for a while; the rest is left to the next start."""
+        if self._running:
+            await asyncio.wait(list(self._running.values()), timeout=SETTLE_S_MAX)
 
     async def stop(self) -> None:
         """Leave what is open, and what commits still open, to the next start."""

@@ -80,8 +80,9 @@ class Parts:
         return self._chat
 
     async def close(self) -> None:
-        """Finish what was begun; the store stays open."""
+        """Finish what was begun, fan-outs too: a running service does not hear of them."""
         if self._chat is not None:
+            await self._chat.commits.settle()
             await self._chat.stop()
 
     async def workspace_id(self, name: str | None) -> str:
