@@ -16,7 +16,7 @@ class TidingsError(Exception):
     """Something went wrong that the caller can act on.
 
     The class docstring of each kind is its default message. `code` is stable and part of the
-    public contract; `tidings.api.problems` maps it to an HTTP status and a close code.
+    public contract; `tidings.problems` maps it to an HTTP status and a close code.
     """
 
     code = "internal"

@@ -568,3 +568,24 @@ def test_plans_are_exact() -> None:
 @pytest.mark.usefixtures("_small_steps")
 def test_plans_are_exact_in_many_histories() -> None:
     _run(examples=200, steps=30)
+
+
+@pytest.mark.usefixtures("_small_steps")
+def test_a_read_takes_away_what_the_row_counted_though_it_was_deleted_since() -> None:
+    model = Model()
+    model.do({"crowd": [_creation("crowd", FOUNDED["crowd"])]})
+    while founding := model.founding("crowd"):
+        model.do({"crowd": [commands.Found(founding, model.number())]})
+    for number in range(8):
+        model.do({"crowd": [_command(model, "crowd", ("post", "u0", 1, number, [], False))]})
+    model.do({"crowd": [commands.Remove("u0", 2, "deletion", model.number())]})
+    model.do({"crowd": [commands.Read("u1", 4)]})
+    model.check()
+    row = model.row("u1", "crowd")
+    assert row is not None
+    assert (row.counted_seq, row.read_seq, row.unread) == (6, 4, 2)
+    model.advance("crowd", ["u1"], is_late=True)
+    model.check()
+    row = model.row("u1", "crowd")
+    assert row is not None
+    assert (row.counted_seq, row.unread) == (9, 4)
