@@ -45,6 +45,9 @@ LOSS = 0.04
 """How many of the commits told to a device of the client are lost."""
 DEADLINE_S = 30.0
 
+# A connection that is cut while it is being made may be left to the collector of garbage.
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed transport:ResourceWarning")
+
 
 class Place(Protocol):
     """A service at one address for ever, though not without pauses."""

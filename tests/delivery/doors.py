@@ -33,7 +33,11 @@ class HttpDevice:
             )
         )
         if not header:
-            await socket.send({"type": "auth", "token": self.client.token, **auth})
+            try:
+                await socket.send({"type": "auth", "token": self.client.token, **auth})
+            except BaseException:
+                await socket.close()
+                raise
         return socket
 
     @asynccontextmanager
