@@ -853,9 +853,7 @@ def _write_badge(
         plan.writes.append(Update(BADGES, (key,), set=fields, when=seen))
 
 
-def _complete_reads(
-    plan: Plan, rooms: Sequence[_RoomPlan], badges: Mapping[str, BadgeRow]
-) -> None:
+def _complete_reads(plan: Plan, rooms: Sequence[_RoomPlan], badges: Mapping[str, BadgeRow]) -> None:
     """The counts of a read, in the room and in total, are those after the whole commit."""
     for index, ((command, answer), room) in enumerate(zip(plan.answers, rooms, strict=True)):
         if isinstance(answer, ReadMark):
