@@ -135,7 +135,8 @@ class LossyLine:
         self._line = line
         self._dice = dice
         self._loss = loss
-        self._losing: int | None = None
+        self._version: int | None = None
+        self._is_losing = False
 
     async def frames(self) -> AsyncIterator[list[Received]]:
         async for frames in self._line.frames():
@@ -144,10 +145,11 @@ class LossyLine:
     def _loses(self, frame: Received) -> bool:
         if not isinstance(frame, EntryUpdate | ReadUpdate | BadgeUpdate | RoomUpdate):
             return False
-        if frame.version != self._losing:
-            self._losing = frame.version if self._dice.random() < self._loss.chance else None
-        self._loss.count += self._losing is not None
-        return self._losing is not None
+        if frame.version != self._version:
+            self._version = frame.version
+            self._is_losing = self._dice.random() < self._loss.chance
+        self._loss.count += self._is_losing
+        return self._is_losing
 
 
 def lose(monkeypatch: pytest.MonkeyPatch, dice: random.Random) -> Loss:

@@ -218,7 +218,9 @@ class Messages:
 
         Raises Forbidden; NotFound; ValidationFailed beyond the head.
         """
-        _, own = await self._look(caller, room_id, access.require_user(caller))
+        room, own = await self._look(caller, room_id, access.require_user(caller))
+        if seq > room.head:  # another process may have brought the room further
+            await self._commits.look(caller.workspace, room_id)
         command = Read(access.require_member(caller, own), seq)
         for _ in range(READ_STEPS_MAX):
             mark: ReadMark = await self._commits.submit(caller.workspace, room_id, command)
