@@ -18,6 +18,8 @@ def item_bytes(item: Mapping[str, Any]) -> int:
     for name, value in item.items():
         if type(value) is str:  # most values, and what pages of entries are made of
             size += len(name) + (len(value) if value.isascii() else len(value.encode()))
+        elif type(value) is int:
+            size += len(name) + (len(str(abs(value)).rstrip("0")) + 1) // 2 + 1
         elif value is not None:
             size += len(name) + value_bytes(value)
     return size
@@ -50,7 +52,5 @@ def _text_bytes(text: str) -> int:
 
 def _number_bytes(number: float) -> int:
     """One byte for two significant digits, and one more."""
-    if type(number) is int and 0 < number < 100:
-        return 2
     mantissa = repr(abs(number)).partition("e")[0].replace(".", "").strip("0")
     return (len(mantissa) + 1) // 2 + 1
