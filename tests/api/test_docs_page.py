@@ -13,13 +13,15 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.api.conftest import DEADLINE_S, Site
+from tests.api.conftest import Site
 from tests.api.trials import TRIALS
 from tidings.api.sections import SECTIONS
 from tidings.problems import KINDS
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 PHONE_WIDTH = 390
+BROWSER_DEADLINE_S = 60.0
+"""A browser's first start on a busy machine takes its time."""
 
 pytestmark = [
     pytest.mark.slow,
@@ -39,7 +41,7 @@ class Page:
         """The result of a command; complaints of the page are noted meanwhile."""
         self._calls += 1
         await self._socket.send_json({"id": self._calls, "method": method, "params": parameters})
-        async with asyncio.timeout(DEADLINE_S):
+        async with asyncio.timeout(BROWSER_DEADLINE_S):
             while True:
                 message = await self._socket.receive_json()
                 if message.get("method") in ("Runtime.exceptionThrown", "Log.entryAdded"):
@@ -57,7 +59,7 @@ class Page:
 
     async def wait_for(self, expression: str) -> None:
         """Return once the expression is true."""
-        async with asyncio.timeout(DEADLINE_S):
+        async with asyncio.timeout(BROWSER_DEADLINE_S):
             while not await self.see(expression):
                 await asyncio.sleep(0.05)
 
@@ -82,7 +84,7 @@ async def browsing(folder: Path, url: str) -> AsyncIterator[Page]:
     try:
         assert process.stderr is not None
         address = None
-        async with asyncio.timeout(DEADLINE_S):
+        async with asyncio.timeout(BROWSER_DEADLINE_S):
             while address is None:
                 line = await process.stderr.readline()
                 assert line, "the browser did not start"

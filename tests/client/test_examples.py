@@ -76,7 +76,7 @@ async def test_the_echo_bot_answers_once_however_often_it_restarts(tmp_path: Pat
                                 assert answer.text == f"hello {number}"
                                 break
                 finally:
-                    process.send_signal(signal.SIGKILL if number == 1 else signal.SIGINT)
+                    process.send_signal(signal.SIGKILL if number == 1 else signal.SIGTERM)
                     await process.wait()
         log = await server.as_session(ada.token or "").messages(room.id)
         said = [(entry.sender_id, entry.text) for entry in log.items]
