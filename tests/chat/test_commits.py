@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from tidings.chat import commands
+from tidings.chat import commands, fanouts
 from tidings.chat.audit import audit
 from tidings.chat.commits import Commits
 from tidings.chat.rows import RoomRow
@@ -165,6 +165,31 @@ async def test_a_large_room_reaches_its_head(world: World) -> None:
     for user in people:
         assert world.seqs[user, "big"] == list(range(1, 41))
     await world.assert_clean()
+
+
+async def test_what_another_process_left_open_is_finished(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    people = await world.people(60)
+    await world.room("big", people)
+    await world.settle()
+    await world.commits.stop()
+    left_open = World(world.store, world.clock)
+    await left_open.post("big", people[0], "1")
+    await left_open.commits.stop()  # its fan-out has not ended
+    assert (await world.store.scan(FANOUTS)).items
+    monkeypatch.setattr(fanouts, "WATCH_INTERVAL_S", 0.01)
+    other = World(world.store, world.clock)
+    await other.commits.start()
+    try:
+        await other.settle()
+        killed = World(world.store, world.clock)
+        await killed.post("big", people[1], "2")
+        await killed.commits.stop()
+        await other.settle()
+    finally:
+        await other.commits.stop()
+    assert (await audit(world.store, clock=world.clock)).ok
 
 
 @pytest.mark.parametrize("seed", range(4))

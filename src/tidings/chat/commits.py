@@ -649,7 +649,7 @@ class Commits:
 
     async def start(self) -> None:
         """Go on with fan-outs that a crash or a stop left open."""
-        await self._fanouts.resume()
+        await self._fanouts.start()
 
     async def settle(self) -> None:
         """Wait for the fan-outs under way here, for a while."""

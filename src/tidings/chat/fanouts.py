@@ -45,6 +45,8 @@ CHUNK_RETRIES_MAX = 20
 LOG_REMEMBERED_MAX = 2 * COUNT_ENTRIES_MAX
 """Entries that a pass keeps for its later chunks."""
 PAUSE_AFTER_FAILURE_S = 1.0
+WATCH_INTERVAL_S = 30.0
+"""How often fan-outs are looked for that a process left open which was killed."""
 FOUNDING_S_MAX = 8.0
 """How long the maker of a large room waits for its members to be in it."""
 SETTLE_S_MAX = 60.0
@@ -80,6 +82,7 @@ class Fanouts:
         self._context = context
         self._running: dict[str, asyncio.Task[None]] = {}
         self._founded: dict[str, asyncio.Event] = {}
+        self._watching: asyncio.Task[None] | None = None
         self._is_stopping = False
 
     def wake(self, workspace: str, room_id: str) -> None:
@@ -102,8 +105,23 @@ class Fanouts:
         except TimeoutError as error:
             raise Unavailable("The room's members are still joining.") from error
 
-    async def resume(self) -> None:
-        """Go on with every fan-out that is open in the store."""
+    async def start(self) -> None:
+        """Go on with what is open, now and whenever another process leaves something open."""
+        await self._resume()
+        self._watching = asyncio.get_running_loop().create_task(
+            self._watch(), context=self._context.copy()
+        )
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(WATCH_INTERVAL_S)
+            try:
+                await self._resume()
+            except Exception:  # noqa: BLE001  # the root of a task
+                _log.exception("unexpected", place="fanouts")
+
+    async def _resume(self) -> None:
+        """Wake every fan-out that is open in the store."""
         after: Position | None = None
         while True:
             page = await self._store.scan(FANOUTS, after=after)
@@ -123,6 +141,8 @@ class Fanouts:
         """Leave what is open, and what commits still open, to the next start."""
         self._is_stopping = True
         tasks = list(self._running.values())
+        if self._watching is not None:
+            tasks.append(self._watching)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
