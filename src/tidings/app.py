@@ -1,6 +1,6 @@
 """The composition root: settings become engines, engines features, features a web application.
 
-Nothing else picks an engine. What was opened last is closed first.
+What was opened last is closed first.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from tidings.delivery.events import Events
 from tidings.delivery.hub import Hub
 from tidings.delivery.syncs import Syncs
 from tidings.delivery.websocket import Sockets
+from tidings.engines import open_engine
 from tidings.errors import Unavailable, ValidationFailed
 from tidings.ids import IdMaker
 from tidings.metrics import Metrics
@@ -41,13 +42,10 @@ from tidings.people.limits import Policy, parse_policy
 from tidings.people.people import People
 from tidings.storage.interface import Absent, ConditionFailed, Item, Put, Store
 from tidings.storage.metered import MeteredStore
-from tidings.storage.sqlite import SqliteStore
 from tidings.storage.tables import SECRETS
 
 CURSOR_SECRET = "cursors"  # noqa: S105  # the name of the secret
 SECRET_BYTES = 32
-SWEEP_INTERVAL_S = 300.0
-"""How often expired items are deleted; reads don't see them in between."""
 READY_DEADLINE_S = 2.0
 KEEP_ALIVE_S = 75.0
 """How long an idle HTTP connection stays open."""
@@ -77,7 +75,6 @@ class Service:
     """One running service: its parts, and the web application that nothing listens to yet."""
 
     store: Store
-    engine: SqliteStore
     cursors: Cursors
     metrics: Metrics
     people: People
@@ -98,12 +95,14 @@ async def open_app(
     SettingRefused; Conflict for a store that is not ours; Unavailable for one that can't be opened.
     """
     policy = _policy(settings)
-    settings.store_path.parent.mkdir(parents=True, exist_ok=True)
+    if settings.bus != "local:":
+        raise SettingRefused("bus: only local: is available in this version")
+    metrics = Metrics()
     async with AsyncExitStack() as stack:
-        engine = SqliteStore.open(settings.store_path, clock=clock)
-        stack.push_async_callback(engine.close)
+        engine = await stack.enter_async_context(
+            open_engine(settings.store_address, clock=clock, metrics=metrics)
+        )
         store = MeteredStore(engine)
-        metrics = Metrics()
         cursors = Cursors(await read_secret(store, CURSOR_SECRET))
         ids = IdMaker(clock)
         hub = Hub(cursors, metrics)
@@ -142,7 +141,6 @@ async def open_app(
             ensure_stored=people.credentials.ensure_stored,
         )
         chat.commits.on_committed = metrics.commit
-        engine.on_batch = metrics.store_batch
         syncs = Syncs(store, cursors, people.credentials, hub)
         sockets = Sockets(hub, syncs, chat.messages, chat.rooms, people.credentials, people.limits)
         unfinished = Unfinished()
@@ -174,10 +172,8 @@ async def open_app(
         stack.push_async_callback(
             _within, CHANGES_TIMEOUT_S, unfinished.wait, "changes were cut short"
         )
-        await stack.enter_async_context(_sweeping(engine, metrics))
         yield Service(
             store=store,
-            engine=engine,
             cursors=cursors,
             metrics=metrics,
             people=people,
@@ -282,27 +278,6 @@ def _policy(settings: Settings) -> Policy | None:
         return parse_policy(settings.rate_limit)
     except ValidationFailed as error:
         raise SettingRefused(f"rate_limit: {error.detail}") from error
-
-
-@asynccontextmanager
-async def _sweeping(engine: SqliteStore, metrics: Metrics) -> AsyncIterator[None]:
-    """Delete expired items now and then, until left."""
-
-    async def sweep() -> None:
-        while True:
-            await asyncio.sleep(SWEEP_INTERVAL_S)
-            try:
-                await engine.sweep()
-            except Exception:  # noqa: BLE001  # the root of a task
-                metrics.unexpected("sweep")
-                _log.exception("unexpected", place="sweep")
-
-    task = asyncio.ensure_future(sweep())
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
 
 
 async def _within(timeout_s: float, finish: Callable[[], Awaitable[None]], text: str) -> None:

@@ -2,20 +2,43 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
-from urllib.parse import unquote, urlsplit
+from typing import Annotated, Literal, TypeAlias
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import msgspec
 
 ENVIRONMENT_PREFIX = "TIDINGS_"
+
+_REGION = re.compile(r"[a-z0-9-]{1,40}")
+_PREFIX = re.compile(r"[A-Za-z0-9_-]{1,40}")
 
 LogForm = Literal["auto", "json", "console", "off"]
 
 
 class SettingRefused(ValueError):
     """A setting that this version can't work with; the text says which one and why."""
+
+
+class SqliteAddress(msgspec.Struct, frozen=True):
+    """The file of the embedded store."""
+
+    path: Path
+
+
+class DynamoAddress(msgspec.Struct, frozen=True):
+    """Where the tables of one service are: DynamoDB of a region, or what speaks its API."""
+
+    region: str
+    prefix: str = "tidings"
+    """What the names of the tables begin with, before a full stop."""
+    endpoint: str | None = None
+    """None for AWS itself."""
+
+
+StoreAddress: TypeAlias = SqliteAddress | DynamoAddress
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -33,10 +56,10 @@ class Settings(msgspec.Struct, frozen=True):
     """`auto` is `console` on a terminal and `json` elsewhere."""
 
     def __post_init__(self) -> None:
-        self.store_path  # noqa: B018  # refused here, before anything is opened
-        if urlsplit(self.bus).scheme != "local":
+        self.store_address  # noqa: B018  # refused here, before anything is opened
+        if urlsplit(self.bus).scheme not in ("local", "redis", "rediss"):
             raise SettingRefused(
-                f"bus: {_scheme(self.bus)} is not available in this version; use local:"
+                f"bus: {_scheme(self.bus)} is not available; use local: or redis://host:port"
             )
         if urlsplit(self.blobs).scheme != "file":
             raise SettingRefused(
@@ -44,20 +67,55 @@ class Settings(msgspec.Struct, frozen=True):
             )
 
     @property
-    def store_path(self) -> Path:
-        """The file of the embedded store: `sqlite:///a.db` is relative, `sqlite:////a.db` not."""
-        address = urlsplit(self.store)
-        if address.scheme != "sqlite":
-            raise SettingRefused(
-                f"store: {_scheme(self.store)} is not available in this version; "
-                "use sqlite:///path.db"
-            )
-        path = unquote(address.path)[1:]
-        if address.netloc or address.query or address.fragment or not path:
-            raise SettingRefused(
-                "store: write sqlite:///path.db, or sqlite:////path.db for an absolute path"
-            )
-        return Path(path)
+    def store_address(self) -> StoreAddress:
+        """The store: `sqlite:///a.db` is a relative file, `sqlite:////a.db` an absolute one;
+        `dynamodb://REGION?prefix=tidings&endpoint=URL`, both parts optional, is DynamoDB.
+        """
+        match urlsplit(self.store).scheme:
+            case "sqlite":
+                return _sqlite_address(self.store)
+            case "dynamodb":
+                return _dynamo_address(self.store)
+            case _:
+                raise SettingRefused(
+                    f"store: {_scheme(self.store)} is not available; "
+                    "use sqlite:///path.db or dynamodb://REGION"
+                )
+
+
+def _sqlite_address(url: str) -> SqliteAddress:
+    address = urlsplit(url)
+    path = unquote(address.path)[1:]
+    if address.netloc or address.query or address.fragment or not path:
+        raise SettingRefused(
+            "store: write sqlite:///path.db, or sqlite:////path.db for an absolute path"
+        )
+    return SqliteAddress(Path(path))
+
+
+def _dynamo_address(url: str) -> DynamoAddress:
+    address = urlsplit(url)
+    try:
+        parts = parse_qsl(address.query, keep_blank_values=True, strict_parsing=bool(address.query))
+    except ValueError:
+        parts = [("", "")]
+    options = dict(parts)
+    prefix, endpoint = options.pop("prefix", "tidings"), options.pop("endpoint", None)
+    is_endpoint_good = endpoint is None or (
+        urlsplit(endpoint).scheme in ("http", "https") and bool(urlsplit(endpoint).hostname)
+    )
+    if (
+        options
+        or address.path not in ("", "/")
+        or not _REGION.fullmatch(address.netloc)
+        or not _PREFIX.fullmatch(prefix)
+        or not is_endpoint_good
+    ):
+        raise SettingRefused(
+            "store: write dynamodb://REGION?prefix=tidings&endpoint=https://host, "
+            "with a prefix of 1 to 40 letters, digits, _ or -"
+        )
+    return DynamoAddress(address.netloc, prefix, endpoint)
 
 
 def _scheme(url: str) -> str:

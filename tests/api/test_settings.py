@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tidings.app import open_app
-from tidings.config import SettingRefused, Settings, read_settings
+from tidings.config import DynamoAddress, SettingRefused, Settings, SqliteAddress, read_settings
 
 
 def test_an_option_goes_before_the_environment_before_the_default() -> None:
@@ -25,19 +25,40 @@ def test_an_option_goes_before_the_environment_before_the_default() -> None:
     ],
 )
 def test_a_store_is_relative_or_absolute(url: str, path: Path) -> None:
-    assert Settings(store=url).store_path == path
+    assert Settings(store=url).store_address == SqliteAddress(path)
+
+
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("dynamodb://eu-west-1", DynamoAddress("eu-west-1")),
+        ("dynamodb://eu-west-1/?prefix=blue", DynamoAddress("eu-west-1", "blue")),
+        (
+            "dynamodb://local?prefix=a-b&endpoint=http://127.0.0.1:8006",
+            DynamoAddress("local", "a-b", "http://127.0.0.1:8006"),
+        ),
+    ],
+)
+def test_a_store_is_a_region_with_a_prefix(url: str, address: DynamoAddress) -> None:
+    assert Settings(store=url).store_address == address
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("store", "dynamodb://eu-west-1?prefix=tidings"),
+        ("store", "dynamodb://"),
+        ("store", "dynamodb://eu-west-1/table"),
+        ("store", "dynamodb://key:sesame@eu-west-1"),
+        ("store", "dynamodb://eu-west-1?prefix="),
+        ("store", "dynamodb://eu-west-1?prefix=a.b"),
+        ("store", "dynamodb://eu-west-1?table=a"),
+        ("store", "dynamodb://eu-west-1?endpoint=sesame"),
         ("store", "postgres://user:sesame@host/db"),
         ("store", "tidings.db"),
         ("store", "sqlite://tidings.db"),
         ("store", "sqlite:///"),
         ("store", "sqlite:///a.db?mode=ro"),
-        ("bus", "redis://:sesame@host"),
+        ("bus", "amqp://:sesame@host"),
         ("blobs", "s3://bucket"),
         ("port", "high"),
         ("port", "65536"),

@@ -123,21 +123,15 @@ async def open_parts(
 
     Works beside a running service. Raises SettingRefused, and NotFound for a missing store.
     """
-    from tidings.storage.sqlite import SqliteStore
+    from tidings.engines import open_engine
 
-    path = Settings(store=store_url).store_path
-    if must_exist and not path.is_file():
-        raise NotFound(f"There is no store at {store_url}.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    engine = SqliteStore.open(path, clock=clock)
-    try:
+    address = Settings(store=store_url).store_address
+    async with open_engine(address, clock=clock, must_exist=must_exist) as engine:
         parts = Parts(wrap(engine), clock)
         try:
             yield parts
         finally:
             await parts.close()
-    finally:
-        await engine.close()
 
 
 def _tell_nobody(*_: object) -> None:

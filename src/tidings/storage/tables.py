@@ -212,6 +212,42 @@ FANOUTS = Table(
     fields={"room": str, "founding": list},
 )
 
+NODES = Table(
+    name="nodes",
+    partition="service",
+    sort="node_id",
+    fields={
+        "service": str,
+        "node_id": str,
+        "address": str,
+        "version": str,
+        "started_at": int,
+        "beat": int,
+        "is_draining": bool,
+    },
+)
+
+LEASES = Table(
+    name="leases",
+    partition="name",
+    sort=None,
+    fields={"name": str, "node_id": str, "fence": int, "beat": int},
+)
+
+SCHEDULE = Table(
+    name="schedule",
+    partition="shard",
+    sort="due",
+    fields={"shard": str, "due": str, "kind": str, "subject": str, "fence": int},
+)
+
+PRESENCE = Table(
+    name="presence",
+    partition="users",
+    sort="user_id",
+    fields={"users": str, "user_id": str, "node_id": str, "since": int},
+)
+
 TABLES: tuple[Table, ...] = (
     SECRETS,
     WORKSPACES,
@@ -225,6 +261,10 @@ TABLES: tuple[Table, ...] = (
     INBOXES,
     BADGES,
     FANOUTS,
+    NODES,
+    LEASES,
+    SCHEDULE,
+    PRESENCE,
 )
 
 

@@ -1,0 +1,75 @@
+"""Which engine serves the address of a store; nothing else picks one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import structlog
+
+from tidings.clock import Clock, system_clock
+from tidings.config import DynamoAddress, SettingRefused, SqliteAddress, StoreAddress
+from tidings.errors import NotFound
+from tidings.metrics import Metrics
+from tidings.storage.interface import Store
+from tidings.storage.sqlite import SqliteStore
+
+SWEEP_INTERVAL_S = 300.0
+"""How often expired items are deleted; reads don't see them in between."""
+
+_log = structlog.get_logger(__name__)
+
+
+@asynccontextmanager
+async def open_engine(
+    address: StoreAddress,
+    *,
+    clock: Clock = system_clock,
+    metrics: Metrics | None = None,
+    must_exist: bool = False,
+) -> AsyncIterator[Store]:
+    """The store at the address, which is closed on leaving.
+
+    With `metrics` it serves for long: it counts there, and keeps itself clean. The embedded store
+    is made where it is missing, unless it `must_exist`. Raises NotFound for a missing one; Conflict
+    for one that is not ours; Unavailable for one that can't be opened.
+    """
+    match address:
+        case SqliteAddress(path):
+            if must_exist and not path.is_file():
+                raise NotFound(f"There is no store at {path}.")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            engine = SqliteStore.open(path, clock=clock)
+            try:
+                if metrics is None:
+                    yield engine
+                else:
+                    engine.on_batch = metrics.store_batch
+                    async with _sweeping(engine, metrics):
+                        yield engine
+            finally:
+                await engine.close()
+        case DynamoAddress():
+            raise SettingRefused("store: dynamodb: is not available in this version")
+
+
+@asynccontextmanager
+async def _sweeping(engine: SqliteStore, metrics: Metrics) -> AsyncIterator[None]:
+    """Delete expired items now and then, until left."""
+
+    async def sweep() -> None:
+        while True:
+            await asyncio.sleep(SWEEP_INTERVAL_S)
+            try:
+                await engine.sweep()
+            except Exception:  # noqa: BLE001  # the root of a task
+                metrics.unexpected("sweep")
+                _log.exception("unexpected", place="sweep")
+
+    task = asyncio.ensure_future(sweep())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
