@@ -171,10 +171,8 @@ class TableStatements:
 
     def decode(self, columns: Sequence[str], row: Sequence[Any]) -> Item:
         """A row of those columns as an item."""
-        # Rows have their columns' length; checking it again would add a third to the time.
-        item = {
-            field: value for field, value in zip(columns, row, strict=False) if value is not None
-        }
+        # Rows have their columns' length; to say so, even by `strict`, takes a fifth of the time.
+        item = {field: value for field, value in zip(columns, row) if value is not None}  # noqa: B905
         for field, decode in self._decoders:
             if field in item:
                 item[field] = decode(item[field])
