@@ -35,9 +35,9 @@ bench: .venv/ready-dev ## the speed table, appended to docs/benchmarks.md
 
 requirements: .venv/ready ## compile the pinned requirements anew from pyproject.toml
 	$(PIP) install pip-tools
-	$(COMPILE) --upgrade --build-deps-for editable --output-file requirements.txt pyproject.toml
-	$(COMPILE) --upgrade --extra dev --constraint requirements.txt \
-		--output-file requirements-dev.txt pyproject.toml
+	$(COMPILE) --upgrade --extra dev --output-file requirements-dev.txt pyproject.toml
+	$(COMPILE) --upgrade --build-deps-for editable --constraint requirements-dev.txt \
+		--output-file requirements.txt pyproject.toml
 
 clean: ## remove the environment and what tools left
 	rm -rf .venv .mypy_cache .ruff_cache .import_linter_cache .hypothesis src/*.egg-info build
