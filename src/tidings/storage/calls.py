@@ -228,8 +228,7 @@ class Calls:
 def endpoint(address: DynamoAddress) -> URL:
     """Where requests for that address go."""
     if address.endpoint is not None:
-        url = URL(address.endpoint)
-        return url if url.path else url.with_path("/")
+        return URL(address.endpoint)
     suffix = "amazonaws.com.cn" if address.region.startswith("cn-") else "amazonaws.com"
     return URL(f"https://dynamodb.{address.region}.{suffix}/")
 
