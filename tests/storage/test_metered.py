@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from tidings.storage.interface import (
     Exists,
     Index,
     Put,
+    Store,
     Table,
     Update,
 )
@@ -30,15 +32,21 @@ from tidings.storage.metered import (
     read_units,
     write_units,
 )
+from tidings.storage.remembered import Remembered
 from tidings.storage.sizes import item_bytes, value_bytes
 from tidings.storage.sqlite import SqliteStore
 from tidings.storage.tables import BADGES, ENTRIES, INBOXES, ROOMS
 
 
 @pytest.fixture
-async def store(tmp_path: Path, clock: SetClock) -> AsyncIterator[MeteredStore]:
-    async with SqliteStore.open(tmp_path / "store.db", clock=clock) as store:
-        yield MeteredStore(store)
+async def engine(tmp_path: Path, clock: SetClock) -> AsyncIterator[SqliteStore]:
+    async with SqliteStore.open(tmp_path / "store.db", clock=clock) as engine:
+        yield engine
+
+
+@pytest.fixture
+async def store(engine: SqliteStore) -> MeteredStore:
+    return MeteredStore(engine)
 
 
 class TestMetered(StoreContract):
@@ -220,9 +228,9 @@ def test_indexes(before: dict[str, Any] | None, after: dict[str, Any] | None, un
 
 @pytest.mark.parametrize("index_writes_doubled", [False, True])
 async def test_index_writes_in_transactions(
-    store: MeteredStore, index_writes_doubled: bool
+    engine: SqliteStore, index_writes_doubled: bool
 ) -> None:
-    store = MeteredStore(store._store, index_writes_doubled=index_writes_doubled)
+    store = MeteredStore(engine, index_writes_doubled=index_writes_doubled)
     factor = 2 if index_writes_doubled else 1
     row = inbox(1, feed=1, unread_feed=1)
     with metering() as meter:
@@ -249,3 +257,76 @@ async def test_nothing_is_charged_outside(store: MeteredStore) -> None:
     await store.get(BADGES, ("u",))
     assert cost(inner) == (1, 0)
     assert cost(outer) == (0, 1)
+
+
+class CountedStore:
+    """The store underneath, with a count of what the meter asks it."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.asked: Counter[str] = Counter()
+
+    def __getattr__(self, name: str) -> Any:
+        self.asked[name] += 1
+        return getattr(self._store, name)
+
+
+async def test_metering_a_known_item_asks_for_nothing(engine: SqliteStore) -> None:
+    counted = CountedStore(engine)
+    store = MeteredStore(counted)
+    key = ("acme#usr_1", "room_001")
+    await engine.write(Put(INBOXES, inbox(1, feed=1)))
+    await engine.write(Put(BADGES, {"user": "u", "version": 1}))
+    with metering() as meter:
+        await store.get_many(INBOXES, [key])
+        for version in range(2, 5):
+            await store.write(
+                Put(ENTRIES, entry(version), (Absent(),)),
+                Update(INBOXES, key, {"feed": version}, when=(Exists(),)),
+                Update(BADGES, ("u",), {"version": version}),
+                Check(ROOMS, ("nobody",), (Absent(),)),
+            )
+    assert counted.asked == {"get_many": 2, "write": 3}  # the rows, and once the badge
+    assert meter.requests == 4
+    assert meter.write_units == 3 * (2 + 2 + 4 + 2 + 2)
+    assert meter.write_units_once == 3 * (2 + 2 + 2 + 2 + 2)
+
+
+async def test_what_is_known_follows_every_write(store: MeteredStore) -> None:
+    key = ("acme#usr_1", "room_001")
+
+    async def grow(name: str) -> float:
+        with metering() as meter:
+            await store.write(Update(INBOXES, key, {"kind": name}))
+        return meter.write_units
+
+    await store.write(Put(INBOXES, inbox(1, preview="x" * 1_500)))
+    assert await grow("read first") == 2
+    await store.write(Update(INBOXES, key, {"preview": "x" * 2_500}))  # nobody's meter
+    assert await grow("shrunk") == 3
+    await store.put_many(INBOXES, [inbox(1)])
+    assert await grow("replaced") == 1
+    await store.write(Delete(INBOXES, key))
+    assert await grow("anew") == 1
+    with pytest.raises(ConditionFailed):
+        await store.write(Put(INBOXES, inbox(1, preview="x" * 5_000), (Absent(),)))
+    assert await grow("still small") == 1
+
+
+async def test_what_is_known_is_bounded(engine: SqliteStore) -> None:
+    remembered = Remembered(items_max=2)
+    for number in (1, 2, 1, 3):
+        remembered.see(BADGES, (str(number),), {"user": str(number)})
+    assert remembered.find(BADGES, ("1",)) == {"user": "1"}
+    with pytest.raises(KeyError):
+        remembered.find(BADGES, ("2",))
+
+
+async def test_requests_are_those_of_dynamodb(store: MeteredStore) -> None:
+    with metering() as meter:
+        await store.put_many(ENTRIES, [sized(n, 8_000) for n in range(1, 161)])
+        assert meter.requests == 7
+        await store.get_many(ENTRIES, [("acme#room_1", n) for n in range(1, 161)])
+        assert meter.requests == 7 + 2
+        await store.query(ENTRIES, "acme#room_1")  # 1.28 million bytes
+        assert meter.requests == 9 + 2

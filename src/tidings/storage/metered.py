@@ -28,11 +28,12 @@ from typing import Any
 
 import msgspec
 
+from tidings.storage.effects import after_write, key_fields, write_key
 from tidings.storage.interface import (
     PAGE_ITEMS_MAX,
+    Absent,
     Check,
     ConditionFailed,
-    Delete,
     Index,
     Item,
     Key,
@@ -44,10 +45,17 @@ from tidings.storage.interface import (
     Update,
     Write,
 )
+from tidings.storage.remembered import Remembered
 from tidings.storage.sizes import item_bytes
 
 READ_UNIT_BYTES = 4_096
 WRITE_UNIT_BYTES = 1_024
+BATCH_GET_ITEMS = 100
+"""Items of one BatchGetItem request."""
+BATCH_WRITE_ITEMS = 25
+"""Items of one BatchWriteItem request."""
+PAGE_BYTES_MAX = 1024 * 1024
+"""What one request of a query or scan goes over at most."""
 BULK_ITEMS_MAX = 500
 """Items of `put_many` whose costs are worked out at once."""
 
@@ -60,13 +68,17 @@ class Place(msgspec.Struct, frozen=True):
 
 
 class Units:
-    """Read and write units spent in one place."""
+    """Read and write units spent in one place.
 
-    __slots__ = ("read", "write")
+    `doubling` is what `write` would be less if transactions did not double the writes of indexes.
+    """
+
+    __slots__ = ("doubling", "read", "write")
 
     def __init__(self) -> None:
         self.read = 0.0
         self.write = 0.0
+        self.doubling = 0.0
 
 
 class Meter:
@@ -86,12 +98,18 @@ class Meter:
         """Write units in all places."""
         return sum(units.write for units in self.places.values())
 
+    @property
+    def write_units_once(self) -> float:
+        """Write units in all places, those of indexes counted once in transactions too."""
+        return sum(units.write - units.doubling for units in self.places.values())
+
     def charge(self, spent: Meter, share: float) -> None:
         """Take over a share, from 0 to 1, of what was spent elsewhere on this one's behalf."""
         self.requests += spent.requests
         for place, units in spent.places.items():
             self.places[place].read += units.read * share
             self.places[place].write += units.write * share
+            self.places[place].doubling += units.doubling * share
 
 
 _meter: ContextVar[Meter | None] = ContextVar("meter", default=None)
@@ -158,36 +176,8 @@ def _projection(table: Table, index: Index, item: Mapping[str, Any] | None) -> I
         return None
     kept = {*table.fields}
     if index.projected is not None:
-        kept = {*_key_fields(table), index.partition, index.sort, *index.projected}
+        kept = {*key_fields(table), index.partition, index.sort, *index.projected}
     return {field: value for field, value in item.items() if field in kept and value is not None}
-
-
-def after_write(write: Write, before: Item | None) -> Item | None:
-    """What is stored once the write was applied to what was stored before."""
-    match write:
-        case Put():
-            return write.item
-        case Delete():
-            return None
-        case Check():
-            return before
-        case Update():
-            item = dict(zip(_key_fields(write.table), write.key, strict=True)) | (before or {})
-            item |= write.set
-            item |= {field: (item.get(field) or 0) + add for field, add in write.add.items()}
-            item |= dict.fromkeys(write.remove)
-            return item
-
-
-def _key_fields(table: Table) -> tuple[str, ...]:
-    return (table.partition,) if table.sort is None else (table.partition, table.sort)
-
-
-def _key(write: Write) -> Key:
-    if not isinstance(write, Put):
-        return write.key
-    # A key that is not whole is for the store to refuse.
-    return tuple(write.item.get(field) for field in _key_fields(write.table))
 
 
 def is_transaction(writes: Sequence[Write]) -> bool:
@@ -201,18 +191,25 @@ def is_transaction(writes: Sequence[Write]) -> bool:
 class MeteredStore:
     """A `Store` that charges the `metering` in whose context it is called, if any.
 
-    It reads what each write replaces to know its size, which is not charged; another write of
-    the same item at the same time may make that size an old one.
+    The price of a write depends on what it replaces. Nothing is asked for that: what was read by
+    its key or written here is remembered, a put of what has to be absent replaces nothing, and a
+    check has its price. Only an item of which nothing is known is read first, which is not
+    charged. Where another process wrote an item since, or another task at the same time, its
+    size may be an old one.
     """
 
     def __init__(self, store: Store, *, index_writes_doubled: bool = True) -> None:
         self._store = store
         self._index_writes_doubled = index_writes_doubled
+        self._remembered = Remembered()
 
     async def get(self, table: Table, key: Key, *, consistent: bool = True) -> Item | None:
         """See `Store.get`."""
         item = await self._store.get(table, key, consistent=consistent)
-        if (meter := _meter.get()) is not None:
+        meter = _meter.get()
+        if consistent:
+            self._remembered.see(table, key, item, is_new=meter is not None)
+        if meter is not None:
             _charge_read(meter, table, None, [item], consistent=consistent)
         return item
 
@@ -221,8 +218,12 @@ class MeteredStore:
     ) -> list[Item | None]:
         """See `Store.get_many`; each item is rounded for itself, as in BatchGetItem."""
         items = await self._store.get_many(table, keys, consistent=consistent)
-        if (meter := _meter.get()) is not None and items:
-            meter.requests += 1
+        meter = _meter.get()
+        if consistent:
+            for key, item in zip(keys, items, strict=True):
+                self._remembered.see(table, key, item, is_new=meter is not None)
+        if meter is not None:
+            meter.requests += -(-len(items) // BATCH_GET_ITEMS)
             meter.places[Place(table.name, None)].read += sum(
                 read_units(item_bytes(item or {}), consistent=consistent) for item in items
             )
@@ -278,34 +279,37 @@ class MeteredStore:
 
     async def write(self, *writes: Write) -> None:
         """See `Store.write`."""
-        if (meter := _meter.get()) is None:
-            await self._store.write(*writes)
-            return
-        before = await self._stored(writes)
-        transactional = is_transaction(writes)
+        meter = _meter.get()
+        before = [] if meter is None else await self._replaced(writes)
         try:
             await self._store.write(*writes)
         except ConditionFailed as failed:
             physical = {failure.index: failure.item for failure in failed.failures}
-            for number, write in enumerate(writes):
-                old = physical.get(number, before[number])
-                self._charge_write(meter, write, old, transactional=transactional, failed=True)
+            for number, item in physical.items():
+                write = writes[number]
+                self._remembered.see(write.table, write_key(write), item, is_new=False)
+            if meter is not None:
+                before = [physical.get(number, old) for number, old in enumerate(before)]
+                self._charge(meter, writes, before, is_failed=True)
             raise
-        finally:
-            meter.requests += 1
-        for write, old in zip(writes, before, strict=True):
-            self._charge_write(meter, write, old, transactional=transactional)
+        except BaseException:
+            self._remembered.forget(writes)
+            raise
+        self._remembered.follow(writes)
+        if meter is not None:
+            self._charge(meter, writes, before)
 
     async def put_many(self, table: Table, items: Iterable[Item]) -> None:
         """See `Store.put_many`; each put is charged for itself, as in BatchWriteItem."""
         if (meter := _meter.get()) is None:
-            await self._store.put_many(table, items)
+            await self._store.put_many(table, self._forgetting(table, items))
             return
         remaining = iter(items)
         while puts := [Put(table, item) for item in islice(remaining, BULK_ITEMS_MAX)]:
-            before = await self._stored(puts)
-            await self._store.put_many(table, [put.item for put in puts])
-            meter.requests += 1
+            before = await self._replaced(puts)
+            replacing = self._forgetting(table, (put.item for put in puts))
+            await self._store.put_many(table, replacing)
+            meter.requests += -(-len(puts) // BATCH_WRITE_ITEMS)
             for put, old in zip(puts, before, strict=True):
                 self._charge_write(meter, put, old, transactional=False)
 
@@ -313,18 +317,44 @@ class MeteredStore:
         """See `Store.close`."""
         await self._store.close()
 
-    async def _stored(self, writes: Sequence[Write]) -> list[Item | None]:
-        """What the writes will find, in their order."""
-        numbers: defaultdict[str, list[int]] = defaultdict(list)
+    async def _replaced(self, writes: Sequence[Write]) -> list[Item | None]:
+        """What the writes will find, in their order, as far as their price depends on it."""
+        found: list[Item | None] = [None] * len(writes)
+        unknown: defaultdict[str, list[int]] = defaultdict(list)
         for number, write in enumerate(writes):
-            numbers[write.table.name].append(number)
-        stored: list[Item | None] = [None] * len(writes)
-        for chosen in numbers.values():
-            keys = [_key(writes[number]) for number in chosen]
-            items = await self._store.get_many(writes[chosen[0]].table, keys)
-            for number, item in zip(chosen, items, strict=True):
-                stored[number] = item
-        return stored
+            if isinstance(write, Check) or Absent() in write.when:
+                continue
+            try:
+                found[number] = self._remembered.find(write.table, write_key(write))
+            except KeyError:
+                unknown[write.table.name].append(number)
+        for numbers in unknown.values():
+            keys = [write_key(writes[number]) for number in numbers]
+            items = await self._store.get_many(writes[numbers[0]].table, keys)
+            for number, item in zip(numbers, items, strict=True):
+                self._remembered.see(writes[number].table, write_key(writes[number]), item)
+                found[number] = item
+        return found
+
+    def _forgetting(self, table: Table, items: Iterable[Item]) -> Iterator[Item]:
+        """The items, of which nothing is known from here on."""
+        for item in items:
+            self._remembered.forget([Put(table, item)])
+            yield item
+
+    def _charge(
+        self,
+        meter: Meter,
+        writes: Sequence[Write],
+        before: Sequence[Item | None],
+        *,
+        is_failed: bool = False,
+    ) -> None:
+        """Charge one request, all of whose writes were applied or none."""
+        meter.requests += 1
+        transactional = is_transaction(writes)
+        for write, old in zip(writes, before, strict=True):
+            self._charge_write(meter, write, old, transactional=transactional, is_failed=is_failed)
 
     def _charge_write(
         self,
@@ -333,7 +363,7 @@ class MeteredStore:
         before: Item | None,
         *,
         transactional: bool,
-        failed: bool = False,
+        is_failed: bool = False,
     ) -> None:
         table, after = write.table, after_write(write, before)
         size_bytes = max(item_bytes(before or {}), item_bytes(after or {}))
@@ -342,12 +372,15 @@ class MeteredStore:
         meter.places[Place(table.name, None)].write += write_units(
             size_bytes, transactional=transactional
         )
-        if failed:
+        if is_failed:
             return
-        factor = 2 if transactional and self._index_writes_doubled else 1
         for index in table.indexes:
-            if units := index_write_units(table, index, before, after):
-                meter.places[Place(table.name, index.name)].write += factor * units
+            if once := index_write_units(table, index, before, after):
+                units = meter.places[Place(table.name, index.name)]
+                units.write += once
+                if transactional and self._index_writes_doubled:
+                    units.write += once
+                    units.doubling += once
 
 
 def _charge_read(
@@ -359,5 +392,5 @@ def _charge_read(
     consistent: bool,
 ) -> None:
     size_bytes = sum(item_bytes(item or {}) for item in items)
-    meter.requests += 1
+    meter.requests += max(1, -(-size_bytes // PAGE_BYTES_MAX))
     meter.places[Place(table.name, index)].read += read_units(size_bytes, consistent=consistent)
