@@ -34,14 +34,13 @@ from tidings.delivery.events import Events
 from tidings.delivery.hub import Hub
 from tidings.delivery.syncs import Syncs
 from tidings.delivery.websocket import Sockets
-from tidings.engines import open_engine
+from tidings.engines import open_engine, priced
 from tidings.errors import Unavailable, ValidationFailed
 from tidings.ids import IdMaker
 from tidings.metrics import Metrics
 from tidings.people.limits import Policy, parse_policy
 from tidings.people.people import People
 from tidings.storage.interface import Absent, ConditionFailed, Item, Put, Store
-from tidings.storage.metered import MeteredStore
 from tidings.storage.tables import SECRETS
 
 CURSOR_SECRET = "cursors"  # noqa: S105  # the name of the secret
@@ -102,7 +101,7 @@ async def open_app(
         engine = await stack.enter_async_context(
             open_engine(settings.store_address, clock=clock, metrics=metrics)
         )
-        store = MeteredStore(engine)
+        store, cost_source = priced(engine, settings.store_address)
         cursors = Cursors(await read_secret(store, CURSOR_SECRET))
         ids = IdMaker(clock)
         hub = Hub(cursors, metrics)
@@ -162,6 +161,7 @@ async def open_app(
             sockets=sockets,
             events=Events(hub, syncs),
             metrics=metrics,
+            cost_source=cost_source,
             check_ready=check_ready,
         )
         await chat.start()

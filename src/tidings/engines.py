@@ -13,6 +13,7 @@ from tidings.config import DynamoAddress, SettingRefused, SqliteAddress, StoreAd
 from tidings.errors import NotFound
 from tidings.metrics import Metrics
 from tidings.storage.interface import Store
+from tidings.storage.metered import CostSource, MeteredStore
 from tidings.storage.sqlite import SqliteStore
 
 SWEEP_INTERVAL_S = 300.0
@@ -52,6 +53,17 @@ async def open_engine(
                 await engine.close()
         case DynamoAddress():
             raise SettingRefused("store: dynamodb: is not available in this version")
+
+
+def priced(engine: Store, address: StoreAddress) -> tuple[Store, CostSource]:
+    """The engine as what tells its prices, and who knows them.
+
+    AWS says with each answer what it consumed; what only speaks the API may say anything, or
+    nothing, and is metered as the embedded store is.
+    """
+    if isinstance(address, DynamoAddress) and address.endpoint is None:
+        return engine, "consumed"
+    return MeteredStore(engine), "metered"
 
 
 @asynccontextmanager

@@ -208,6 +208,7 @@ async def test_every_reply_says_what_it_cost(site: Site) -> None:
     cost = re.fullmatch(r"r=([0-9.]+), w=([0-9.]+)", made.headers["Tidings-Cost"])
     assert cost is not None
     assert float(cost[2]) > 0
+    assert made.headers["Tidings-Cost-Source"] == "metered"
     for answer in (
         await site.call("GET", "/v1/nothing"),
         await site.call("GET", "/v1/me"),
@@ -221,7 +222,8 @@ async def test_another_origins_page_may_read_but_brings_nothing_along(site: Site
     answer = await site.call("GET", "/v1/me", headers=origin)
     assert answer.headers["Access-Control-Allow-Origin"] == "*"
     assert "Access-Control-Allow-Credentials" not in answer.headers
-    assert "Tidings-Cost" in answer.headers["Access-Control-Expose-Headers"]
+    exposed = answer.headers["Access-Control-Expose-Headers"].split(", ")
+    assert {"Tidings-Cost", "Tidings-Cost-Source"} < {*exposed}
     asked = await site.call(
         "OPTIONS", "/v1/sessions", headers={**origin, "Access-Control-Request-Method": "POST"}
     )

@@ -335,7 +335,7 @@ function overview() {
   const facts = [
     ["Who is calling", "`Authorization: Bearer` with a session's token or an API key. Each endpoint says which it takes."],
     ["Exactly once", "A message with the same `client_id` again is the same message."],
-    ["Price", "Each reply says what it cost in `Tidings-Cost`, in DynamoDB units."],
+    ["Price", "Each reply says what it cost in `Tidings-Cost`, in DynamoDB units, and in `Tidings-Cost-Source` who knows."],
     ["Limits", "`RateLimit` tells what is left; past it the answer is 429 with `Retry-After`."],
   ];
   return [

@@ -10,7 +10,7 @@ from aiohttp import web
 
 from tidings.people.callers import Caller
 from tidings.people.limits import Standing
-from tidings.storage.metered import Meter
+from tidings.storage.metered import CostSource, Meter
 
 _traceparent = re.compile(r"(?!ff)[0-9a-f]{2}-([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _NO_TRACE = "0" * 32
@@ -22,6 +22,7 @@ class Exchange:
     __slots__ = (
         "caller",
         "content_security_policy",
+        "cost_source",
         "is_stream",
         "meter",
         "prepared",
@@ -32,11 +33,12 @@ class Exchange:
         "trace_id",
     )
 
-    def __init__(self, traceparent: str | None, meter: Meter) -> None:
+    def __init__(self, traceparent: str | None, meter: Meter, cost_source: CostSource) -> None:
         self.started_s = time.perf_counter()
         self.request_id = secrets.token_hex(8)
         self.trace_id = read_trace_id(traceparent) or secrets.token_hex(16)
         self.meter = meter
+        self.cost_source = cost_source
         self.route = "(none)"
         """The template of the route: paths hold ids, and are not logged."""
         self.caller: Caller | None = None

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tidings.people.credentials import Credentials
     from tidings.people.limits import RateLimits
     from tidings.people.users import Users
+    from tidings.storage.metered import CostSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,5 +30,7 @@ class Features:
     sockets: Sockets
     events: Events
     metrics: Metrics
+    cost_source: CostSource
+    """Where the prices come from that replies tell."""
     check_ready: Callable[[], Awaitable[None]]
     """Returns when store and bus answer. Raises Unavailable."""

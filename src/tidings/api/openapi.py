@@ -36,6 +36,7 @@ _STATUS_TEXTS = {
     202: "Accepted",
     204: "Done; there is nothing to say",
 }
+_COST_SOURCE = "`consumed` where the store told the price, `metered` where it was worked out."
 _COST = "Price in DynamoDB units: `r=` read units, `w=` write units."
 
 Json = dict[str, Any]
@@ -139,7 +140,8 @@ def _body(endpoint: Endpoint) -> Json:
 def _responses(endpoint: Endpoint) -> Json:
     headers: Json = {"X-Request-Id": {"$ref": "#/components/headers/X-Request-Id"}}
     if endpoint.is_metered:
-        headers["Tidings-Cost"] = {"$ref": "#/components/headers/Tidings-Cost"}
+        for name in ("Tidings-Cost", "Tidings-Cost-Source"):
+            headers[name] = {"$ref": f"#/components/headers/{name}"}
     if endpoint.callers is not Callers.OPEN:
         for name in ("RateLimit", "RateLimit-Policy"):
             headers[name] = {"$ref": f"#/components/headers/{name}"}
@@ -199,6 +201,10 @@ _HEADERS: Json = {
     "Tidings-Cost": {
         "description": _COST,
         "schema": {"type": "string", "pattern": r"^r=[0-9.e+]+, w=[0-9.e+]+$"},
+    },
+    "Tidings-Cost-Source": {
+        "description": _COST_SOURCE,
+        "schema": {"type": "string", "enum": ["consumed", "metered"]},
     },
     "RateLimit-Policy": {
         "description": "The caller's limit: `q` calls in any `w` seconds. Left out where none is.",

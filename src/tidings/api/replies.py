@@ -24,7 +24,9 @@ SECURITY_HEADERS = {
     "X-Frame-Options": "DENY",
     "Server": "tidings",
 }
-EXPOSED_HEADERS = "RateLimit, RateLimit-Policy, Retry-After, Tidings-Cost, X-Request-Id"
+EXPOSED_HEADERS = (
+    "RateLimit, RateLimit-Policy, Retry-After, Tidings-Cost, Tidings-Cost-Source, X-Request-Id"
+)
 REQUEST_HEADERS = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, traceparent"
 
 _encode = msgspec.json.Encoder().encode
@@ -81,6 +83,7 @@ async def complete_headers(request: web.Request, response: web.StreamResponse) -
     headers["X-Request-Id"] = exchange.request_id
     if request.path.startswith("/v1/"):
         headers["Tidings-Cost"] = cost_text(exchange)
+        headers["Tidings-Cost-Source"] = exchange.cost_source
         headers.setdefault("Cache-Control", "no-store")
         if "Origin" in request.headers:
             headers["Access-Control-Allow-Origin"] = "*"

@@ -24,7 +24,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from itertools import islice
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 
@@ -58,6 +58,10 @@ PAGE_BYTES_MAX = 1024 * 1024
 """What one request of a query or scan goes over at most."""
 BULK_ITEMS_MAX = 500
 """Items of `put_many` whose costs are worked out at once."""
+
+
+CostSource: TypeAlias = Literal["consumed", "metered"]
+"""Who knows the price: the store, which told what its calls consumed, or the meter."""
 
 
 class Place(msgspec.Struct, frozen=True):
