@@ -1,6 +1,8 @@
 """The listings of a workspace's rooms: sharded partitions, merged into one order.
 
-Newest activity first, which is kept to the minute; within a minute by id, descending.
+Newest activity first, which is kept to the minute; within a minute by id, descending. The index
+holds a room's place and what lists are filtered by, and nothing that changes with each message:
+it would cost every message a write, in a partition that many rooms share.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ SCANNED_MAX = 2_000
 """Rooms looked through for one page of a filtered list; a page may be short or empty."""
 STATUSES: tuple[wire.Status, ...] = ("open", "snoozed", "closed")
 
-Matches: TypeAlias = Callable[[RoomRow], bool]
+Matches: TypeAlias = Callable[[Item], bool]
+"""Whether a list shows a room, by the fields that the index holds."""
 _Place: TypeAlias = tuple[int, str]
 """(listed_at, key of the room): greater is earlier in the list."""
 
@@ -80,13 +83,13 @@ class _Shard:
                 self._turn_page()
         return _place(self._items[-1]) if self._items else None
 
-    def take(self) -> RoomRow:
+    def take(self) -> Item:
         """The next room, after `look` found it."""
         item = self._items.pop()
         self._taken = _place(item)
         if not self._items:
             self._turn_page()
-        return room_from_item(item)
+        return item
 
     def _turn_page(self) -> None:
         self._is_read = self._after is None
@@ -119,14 +122,27 @@ async def list_rooms(
         _Shard(store, partition, limit, state)
         for partition, state in zip(partitions, states, strict=True)
     ]
-    found: list[RoomRow] = []
+    found: list[Item] = []
     for _ in range(SCANNED_MAX):
         places = [(place, shard) for shard in shards if (place := await shard.look()) is not None]
         if not places:
-            return found, None
+            return await _rooms(store, found, matches), None
         if len(found) == limit:
             break
-        room = max(places, key=lambda each: each[0])[1].take()
-        if matches(room):
-            found.append(room)
-    return found, cursors.seal(purpose, [shard.state for shard in shards])
+        item = max(places, key=lambda each: each[0])[1].take()
+        if matches(item):
+            found.append(item)
+    following = cursors.seal(purpose, [shard.state for shard in shards])
+    return await _rooms(store, found, matches), following
+
+
+async def _rooms(store: Store, found: Sequence[Item], matches: Matches) -> list[RoomRow]:
+    """The rooms as they are stored now; those that have moved on since the index found them go."""
+    if not found:
+        return []
+    items = await store.get_many(ROOMS, [(item["room"],) for item in found])
+    return [
+        room_from_item(item)
+        for item, listed in zip(items, found, strict=True)
+        if item is not None and item.get("listing") == listed["listing"] and matches(item)
+    ]

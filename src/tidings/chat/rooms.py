@@ -197,12 +197,12 @@ class Rooms:
         if kind == "group" and is_support_only:
             raise _refused("kind", "Only support rooms have a status and an assignee.")
 
-        def matches(room: RoomRow) -> bool:
-            if assignee_id is not None and room.assignee_id != (
+        def matches(room: Item) -> bool:
+            if assignee_id is not None and room.get("assignee_id") != (
                 None if assignee_id == "none" else wanted_id
             ):
                 return False
-            return tag is None or tag in room.tags
+            return tag is None or tag in (room.get("tags") or ())
 
         purpose = f"rooms#{caller.workspace}#{kind}#{status}#{wanted_id}#{tag}"
         found, next_cursor = await list_rooms(

@@ -124,7 +124,7 @@ ROOMS = Table(
         "waking": str,
     },
     indexes=(
-        Index("by_listing", "listing", "listed_at"),
+        Index("by_listing", "listing", "listed_at", projected=("assignee_id", "tags")),
         Index("by_waiting", "waiting", "status", projected=()),
         Index("by_waking", "waking", "snoozed_until", projected=()),
     ),
