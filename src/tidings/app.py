@@ -74,6 +74,8 @@ class Service:
     """One running service: its parts, and the web application that nothing listens to yet."""
 
     store: Store
+    engine: Store
+    """The store below the meter."""
     cursors: Cursors
     metrics: Metrics
     people: People
@@ -174,6 +176,7 @@ async def open_app(
         )
         yield Service(
             store=store,
+            engine=engine,
             cursors=cursors,
             metrics=metrics,
             people=people,
