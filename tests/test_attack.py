@@ -305,6 +305,7 @@ async def _attack(folder: Path, *, rounds: int, seed: int) -> None:
             for _ in range(rounds):
                 await attacker.act()
 
+        assert isinstance(service.engine, SqliteStore)
         async with watching(service.engine):
             await asyncio.gather(*(act(attacker) for attacker in attack.attackers))
             # Every receipt is expired now and none was deleted: all of them still count.

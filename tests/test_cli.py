@@ -94,7 +94,7 @@ def test_version() -> None:
         (("keys",), 2, "ommand"),
         (("serve", "--port", "70000"), 2, "port"),
         (("serve", "--store", "mysql://elsewhere"), 2, "mysql"),
-        (("serve", "--bus", "redis://127.0.0.1"), 2, "redis"),
+        (("serve", "--bus", "amqp://127.0.0.1"), 2, "amqp"),
         (("serve", "--rate-limit", "many"), 2, "rate_limit"),
         (("keys", "create", "--scopes", "everything", "--store", "{}"), 2, "--scopes"),
         (("users", "create", "Ann", "--role", "king", "--store", "{}"), 2, "king"),
