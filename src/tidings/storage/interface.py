@@ -52,6 +52,11 @@ class Table(msgspec.Struct, frozen=True):
     expires: str | None = None
     """The int field, in seconds since 1970, after which reads no longer see the item."""
 
+    @property
+    def key_fields(self) -> tuple[str, ...]:
+        """The fields of the key, the partition first."""
+        return (self.partition,) if self.sort is None else (self.partition, self.sort)
+
     def key(self, item: Mapping[str, Any]) -> Key:
         """The item's key."""
         if self.sort is None:
@@ -64,6 +69,13 @@ class Table(msgspec.Struct, frozen=True):
             if index.name == name:
                 return index
         raise KeyError(name)
+
+    def order(self, index: Index | None) -> tuple[str, ...]:
+        """The fields that order one partition: of the table, or of an index with ties broken."""
+        if index is None:
+            return self.key_fields[1:]
+        fixed = (index.partition, index.sort)
+        return (index.sort, *(field for field in self.key_fields if field not in fixed))
 
 
 class Exists(msgspec.Struct, frozen=True):

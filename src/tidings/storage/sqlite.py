@@ -25,8 +25,6 @@ from tidings.errors import Conflict, Unavailable
 from tidings.storage.interface import (
     ITEM_BYTES_MAX,
     PAGE_ITEMS_MAX,
-    WRITE_BYTES_MAX,
-    WRITE_ITEMS_MAX,
     ConditionFailed,
     Failure,
     Item,
@@ -35,10 +33,9 @@ from tidings.storage.interface import (
     Position,
     Put,
     Table,
-    Update,
     Write,
 )
-from tidings.storage.sizes import item_bytes
+from tidings.storage.refusals import check_count, check_distinct, check_key_count, check_sizes
 from tidings.storage.statements import Select, Statement, TableStatements
 from tidings.storage.tables import TABLES
 
@@ -122,8 +119,7 @@ class _Reader:
         return statements.decode(statements.columns, rows[0]) if rows else None
 
     def get_many(self, table: Table, keys: Sequence[Key]) -> list[Item | None]:
-        if len(keys) > PAGE_ITEMS_MAX:
-            raise ValueError(f"at most {PAGE_ITEMS_MAX} keys are read at once")
+        check_key_count(keys)
         return [self.get(table, key) for key in keys]
 
     def query(
@@ -336,10 +332,9 @@ class SqliteStore(_Reads):
 
     async def write(self, *writes: Write) -> None:
         """See `Store.write`. What an `Update` adds to an item counts alone for its size."""
-        if len(writes) > WRITE_ITEMS_MAX:
-            raise ValueError(f"a write holds at most {WRITE_ITEMS_MAX} items")
+        check_count(writes)
         statements = [_statements(self._tables, write.table).compile(write) for write in writes]
-        _check_distinct(writes)
+        check_distinct(writes)
         _check_sizes(writes, statements)
         if statements:
             await self._submit(statements, writes)
@@ -584,32 +579,9 @@ def _statements(tables: dict[str, TableStatements], table: Table) -> TableStatem
         raise ValueError(f"the store has no table {table.name!r}") from None
 
 
-def _check_distinct(writes: Sequence[Write]) -> None:
-    if len(writes) > 1:
-        items = {
-            (write.table.name, write.table.key(write.item) if isinstance(write, Put) else write.key)
-            for write in writes
-        }
-        if len(items) != len(writes):
-            raise ValueError("two writes of one set name the same item")
-
-
 def _check_sizes(writes: Sequence[Write], statements: Sequence[Statement]) -> None:
-    if sum([statement.bytes_bound for statement in statements]) <= ITEM_BYTES_MAX:
-        return
-    sizes = [_written_bytes(write) for write in writes]
-    if max(sizes) > ITEM_BYTES_MAX:
-        raise ValueError(f"an item weighs at most {ITEM_BYTES_MAX} bytes")
-    if sum(sizes) > WRITE_BYTES_MAX:
-        raise ValueError(f"a write weighs at most {WRITE_BYTES_MAX} bytes")
-
-
-def _written_bytes(write: Write) -> int:
-    if isinstance(write, Put):
-        return item_bytes(write.item)
-    if isinstance(write, Update):
-        return item_bytes({**write.set, **write.add})
-    return 0
+    if sum([statement.bytes_bound for statement in statements]) > ITEM_BYTES_MAX:
+        check_sizes(writes)
 
 
 def _tune(connection: apsw.Connection) -> None:

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import msgspec
 
 from tidings.storage.interface import (
-    PAGE_ITEMS_MAX,
     Absent,
     Condition,
     Delete,
@@ -28,6 +27,16 @@ from tidings.storage.interface import (
     Table,
     Update,
     Write,
+)
+from tidings.storage.refusals import (
+    check_changes,
+    check_comparison,
+    check_has_key,
+    check_key,
+    check_limit,
+    check_segment,
+    check_type,
+    declared_index,
 )
 
 SHAPES_MAX = 512
@@ -102,9 +111,7 @@ class TableStatements:
 
     def __init__(self, table: Table) -> None:
         self.table = table
-        self.key_fields = (
-            (table.partition,) if table.sort is None else (table.partition, table.sort)
-        )
+        self.key_fields = table.key_fields
         self.columns = (
             *self.key_fields,
             *(field for field in table.fields if field not in self.key_fields),
@@ -151,7 +158,7 @@ class TableStatements:
         """The name of each index, and the statement that makes it."""
         for index in self.table.indexes:
             name = self._index_name(index)
-            columns = (index.partition, *self._index_order(index))
+            columns = (index.partition, *self.table.order(index))
             yield (
                 name,
                 f"CREATE INDEX {_quoted(name)} ON {self._name} ({_listed(columns)})"
@@ -161,11 +168,6 @@ class TableStatements:
 
     def _index_name(self, index: Index) -> str:
         return f"{self.table.name}_{index.name}"
-
-    def _index_order(self, index: Index) -> tuple[str, ...]:
-        """The columns that order an index's partition, the key last to make the order total."""
-        fixed = (index.partition, index.sort)
-        return (index.sort, *(field for field in self.key_fields if field not in fixed))
 
     # -- rows
 
@@ -231,7 +233,7 @@ class TableStatements:
             else:
                 sql, is_select, is_exact = self._check(write.when)
         for field, value in zip(fields, bindings, strict=False):
-            self._check_type(field, type(value), is_optional=field not in self.key_fields)
+            check_type(self.table, field, type(value), is_optional=field not in self.key_fields)
         written = range(len(bindings))
         return Shape(
             sql,
@@ -244,9 +246,7 @@ class TableStatements:
 
     def _put(self, write: Put) -> tuple[str, bool, bool]:
         fields = [*write.item]
-        for field in self.key_fields:
-            if field not in write.item:
-                raise ValueError(f"an item of {self.table.name} has {field!r}")
+        check_has_key(write)
         into = f"INTO {self._name} ({_listed(fields)}) VALUES ({_parameters(len(fields))})"
         if not write.when:
             return f"REPLACE {into}", False, True
@@ -260,14 +260,7 @@ class TableStatements:
         return f"UPDATE {self._name} SET {', '.join(changes)} WHERE {holding}", False, True
 
     def _update(self, write: Update) -> tuple[str, bool, bool]:
-        changed = (*write.set, *write.add, *write.remove)
-        if len(set(changed)) != len(changed):
-            raise ValueError("an update names a field once")
-        if not set(changed) <= set(self.columns[len(self.key_fields) :]):
-            raise ValueError(f"{self.table.name} has no such fields, or they are keys: {changed}")
-        for field, value in write.add.items():
-            if self.table.fields[field] is not int or type(value) is not int:
-                raise ValueError("only whole numbers can be added, and to int fields")
+        check_changes(write)
         fields = [*self.key_fields, *write.set, *write.add]
         parameters = {field: f"?{number}" for number, field in enumerate(fields, 1)}
         # A write that only tests still has to have its one effect.
@@ -306,13 +299,11 @@ class TableStatements:
                 terms.append("FALSE")
             elif isinstance(condition, Equals):
                 number += 1
-                self._check_type(condition.field, type(condition.value), is_optional=True)
+                check_type(self.table, condition.field, type(condition.value), is_optional=True)
                 terms.append(f"{_quoted(condition.field)} IS ?{number}")
             elif isinstance(condition, LessThan):
                 number += 1
-                self._check_type(condition.field, type(condition.value))
-                if self.table.fields[condition.field] not in (int, float, str):
-                    raise ValueError("only numbers and strings are less than others")
+                check_comparison(self.table, condition.field, type(condition.value))
                 terms.append(f"{_quoted(condition.field)} < ?{number}")
         return " AND ".join(terms)
 
@@ -320,10 +311,7 @@ class TableStatements:
         """Raises ValueError if the key's length or types are not the table's."""
         types = tuple(map(type, key))
         if types not in self._key_types:
-            if len(types) != len(self.key_fields):
-                raise ValueError(f"a key of {self.table.name} is {self.key_fields}")
-            for field, kind in zip(self.key_fields, types, strict=True):
-                self._check_type(field, kind)
+            check_key(self.table, key)
             self._key_types.add(types)
 
     def holds(self, when: Sequence[Condition], item: Item | None) -> bool:
@@ -377,7 +365,7 @@ class TableStatements:
         now_s: int,
     ) -> Select:
         """The query of a page of one partition, of the table or of an index."""
-        _check_limit(limit)
+        check_limit(limit)
         shape_key = (
             "query",
             index,
@@ -426,20 +414,20 @@ class TableStatements:
         order: tuple[str, ...] = self.key_fields[1:]
         where = []
         if index is not None:
-            declared = self._declared(index)
-            partition_field, order = declared.partition, self._index_order(declared)
+            declared = declared_index(self.table, index)
+            partition_field, order = declared.partition, self.table.order(declared)
             source += f" INDEXED BY {_quoted(self._index_name(declared))}"
             where.append(f"{_quoted(declared.sort)} IS NOT NULL")
             if declared.projected is not None:
                 kept = {*self.key_fields, partition_field, declared.sort, *declared.projected}
                 columns = tuple(field for field in self.columns if field in kept)
-        self._check_type(partition_field, type(partition))
+        check_type(self.table, partition_field, type(partition))
         where.insert(0, f"{_quoted(partition_field)} = ?")
         if not order and (low, high, prefix) != (None, None, None):
             raise ValueError(f"{self.table.name} has no sort key")
         for bound, comparison in ((low, ">="), (high, "<=")):
             if bound is not None:
-                self._check_type(order[0], type(bound))
+                check_type(self.table, order[0], type(bound))
                 where.append(f"{_quoted(order[0])} {comparison} ?")
         if prefix is not None:
             if low is not None or high is not None or self.table.fields[order[0]] is not str:
@@ -456,9 +444,8 @@ class TableStatements:
         self, *, segment: int, segments: int, limit: int, after: Position | None, now_s: int
     ) -> Select:
         """The query of a page of one segment of the table."""
-        _check_limit(limit)
-        if not 0 <= segment < segments:
-            raise ValueError("a segment is from 0 to segments - 1")
+        check_limit(limit)
+        check_segment(segment, segments)
         where, bindings = ["TRUE"], []
         if segments > 1:
             where.append(f"{self._segment()} % ? = ?")
@@ -487,27 +474,8 @@ class TableStatements:
         if not order or len(order) != len(after):
             raise ValueError("a position is valid for the same query")
         for field, value in zip(order, after, strict=True):
-            self._check_type(field, type(value))
+            check_type(self.table, field, type(value))
         return f"({_listed(order)}) {'<' if reverse else '>'} ({_parameters(len(order))})"
-
-    def _declared(self, index: str) -> Index:
-        try:
-            return self.table.index(index)
-        except KeyError:
-            raise ValueError(f"{self.table.name} has no index {index!r}") from None
-
-    # -- forms
-
-    def _check_type(self, field: str, kind: type, *, is_optional: bool = False) -> None:
-        declared = self.table.fields.get(field)
-        if declared is None:
-            raise ValueError(f"{self.table.name} has no field {field!r}")
-        if (declared is float and kind is int) or (is_optional and kind is type(None)):
-            return
-        if not issubclass(kind, declared) or (declared is int and kind is bool):
-            raise ValueError(
-                f"{self.table.name}.{field} is of {declared.__name__}, not {kind.__name__}"
-            )
 
 
 def _quoted(name: str) -> str:
@@ -536,8 +504,3 @@ def _remember(known: dict[Any, Any], key: Any, value: Any) -> None:
     if len(known) >= SHAPES_MAX:
         known.clear()
     known[key] = value
-
-
-def _check_limit(limit: int) -> None:
-    if not 1 <= limit <= PAGE_ITEMS_MAX:
-        raise ValueError(f"a page holds 1 to {PAGE_ITEMS_MAX} items")
