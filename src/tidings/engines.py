@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import structlog
 
 from tidings.clock import Clock, system_clock
-from tidings.config import DynamoAddress, SettingRefused, SqliteAddress, StoreAddress
+from tidings.config import DynamoAddress, SqliteAddress, StoreAddress
 from tidings.errors import NotFound
 from tidings.metrics import Metrics
 from tidings.storage.interface import Store
@@ -32,9 +32,11 @@ async def open_engine(
 ) -> AsyncIterator[Store]:
     """The store at the address, which is closed on leaving.
 
-    With `metrics` it serves for long: it counts there, and keeps itself clean. The embedded store
-    is made where it is missing, unless it `must_exist`. Raises NotFound for a missing one; Conflict
-    for one that is not ours; Unavailable for one that can't be opened.
+    With `metrics` it serves for long: it counts there, and keeps itself clean. Unless it
+    `must_exist`, the embedded store is made where it is missing, and so are the tables on an engine
+    that is not AWS; those on AWS cost money and are made by `tidings tables create` alone. Raises
+    NotFound for a missing store; Conflict for one that is not ours, or can't do what we need;
+    Unavailable for one that can't be opened.
     """
     match address:
         case SqliteAddress(path):
@@ -52,7 +54,15 @@ async def open_engine(
             finally:
                 await engine.close()
         case DynamoAddress():
-            raise SettingRefused("store: dynamodb: is not available in this version")
+            # Here, since importing it takes longer than most commands on the embedded store.
+            from tidings.storage import provision
+            from tidings.storage.dynamodb import DynamoStore
+
+            async with DynamoStore.open(address, clock=clock) as store:
+                if address.endpoint is not None and not must_exist:
+                    await provision.create(store.calls, address)
+                await provision.require(store.calls, address)
+                yield store
 
 
 def priced(engine: Store, address: StoreAddress) -> tuple[Store, CostSource]:

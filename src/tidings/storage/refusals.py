@@ -10,6 +10,7 @@ from tidings.storage.interface import (
     WRITE_BYTES_MAX,
     WRITE_ITEMS_MAX,
     Index,
+    Item,
     Key,
     Put,
     Table,
@@ -39,11 +40,11 @@ def check_key(table: Table, key: Key) -> None:
         check_type(table, field, type(part))
 
 
-def check_has_key(write: Put) -> None:
+def check_has_key(table: Table, item: Item) -> None:
     """Raises ValueError if the item lacks a field of its key."""
-    for field in write.table.key_fields:
-        if field not in write.item:
-            raise ValueError(f"an item of {write.table.name} has {field!r}")
+    for field in table.key_fields:
+        if field not in item:
+            raise ValueError(f"an item of {table.name} has {field!r}")
 
 
 def check_changes(write: Update) -> None:

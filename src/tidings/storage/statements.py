@@ -246,7 +246,7 @@ class TableStatements:
 
     def _put(self, write: Put) -> tuple[str, bool, bool]:
         fields = [*write.item]
-        check_has_key(write)
+        check_has_key(self.table, write.item)
         into = f"INTO {self._name} ({_listed(fields)}) VALUES ({_parameters(len(fields))})"
         if not write.when:
             return f"REPLACE {into}", False, True
