@@ -197,7 +197,7 @@ class DynamoStore:
         )
         if payload is None:
             return Page([], None)
-        return await self._page("Query", requests, payload, order)
+        return await self._page("Query", requests, payload, order, limit)
 
     async def scan(
         self,
@@ -211,18 +211,23 @@ class DynamoStore:
         """See `Store.scan`; strongly consistent, and a page also ends after 1 MB."""
         requests = self._requests_of(table)
         payload, order = requests.scan(segment=segment, segments=segments, limit=limit, after=after)
-        return await self._page("Scan", requests, payload, order)
+        return await self._page("Scan", requests, payload, order, limit)
 
     async def _page(
-        self, action: str, requests: TableRequests, payload: Payload, order: tuple[str, ...]
+        self,
+        action: str,
+        requests: TableRequests,
+        payload: Payload,
+        order: tuple[str, ...],
+        limit: int,
     ) -> Page:
+        """A page of at most `limit` items; the call asks for one more, to know if it is the end."""
         answer = await self._call(action, payload, "read")
-        items = [
-            item
-            for values in answer["Items"]
-            if (item := self._alive(requests, values)) is not None
-        ]
-        last = answer.get("LastEvaluatedKey")
+        found, last = answer["Items"], answer.get("LastEvaluatedKey")
+        if len(found) > limit:
+            found = found[:limit]
+            last = found[-1]
+        items = [item for each in found if (item := self._alive(requests, each)) is not None]
         if last is None or not order:  # a partition without a sort key holds one item at most
             return Page(items, None)
         return Page(items, requests.attributes.fields(order, last))

@@ -198,7 +198,8 @@ class TableRequests:
     ) -> tuple[Payload | None, tuple[str, ...]]:
         """The call for a page of one partition, and the fields that a position in it names.
 
-        The payload is None where no item could match: DynamoDB refuses empty ranges and keys.
+        It asks for one item more than the page may hold. The payload is None where no item could
+        match: DynamoDB refuses empty ranges and keys.
         """
         check_limit(limit)
         declared = None if index is None else declared_index(self.table, index)
@@ -240,7 +241,7 @@ class TableRequests:
             "TableName": self.name,
             "KeyConditionExpression": " AND ".join(terms),
             "ScanIndexForward": not reverse,
-            "Limit": limit,
+            "Limit": limit + 1,
             "ConsistentRead": consistent,
         }
         if declared is not None:
@@ -252,11 +253,14 @@ class TableRequests:
     def scan(
         self, *, segment: int, segments: int, limit: int, after: Position | None
     ) -> tuple[Payload, tuple[str, ...]]:
-        """The call for a page of one segment, and the fields that a position in it names."""
+        """The call for a page of one segment, and the fields that a position in it names.
+
+        It asks for one item more than the page may hold.
+        """
         check_limit(limit)
         check_segment(segment, segments)
         order = self.table.key_fields
-        payload: Payload = {"TableName": self.name, "Limit": limit, "ConsistentRead": True}
+        payload: Payload = {"TableName": self.name, "Limit": limit + 1, "ConsistentRead": True}
         if segments > 1:
             payload |= {"Segment": segment, "TotalSegments": segments}
         if after is not None:
