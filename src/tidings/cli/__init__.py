@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 from typer.exceptions import TyperException
 
-from tidings.cli import checks, imports, measures, people, rooms, services
+from tidings.cli import checks, imports, measures, people, rooms, services, tables
 from tidings.config import ENVIRONMENT_PREFIX, SettingRefused
 from tidings.errors import TidingsError
 
@@ -34,6 +34,7 @@ rooms.register(app)
 imports.register(app)
 checks.register(app)
 measures.register(app)
+tables.register(app)
 
 
 def _print_version(is_asked: bool) -> None:
