@@ -161,4 +161,6 @@ def _block(head: str, fields: Mapping[str, Any], blocks: Sequence[str] = ()) -> 
 
 
 def _terraform_value(value: Any) -> str:
-    return msgspec.json.encode(value).decode()  # strings, numbers, booleans and lists are the same
+    if isinstance(value, list):
+        return f"[{', '.join(map(_terraform_value, value))}]"
+    return msgspec.json.encode(value).decode()  # strings, numbers and booleans are the same
