@@ -79,7 +79,7 @@ class Peer:
 
 @asynccontextmanager
 async def serving(peer: Peer) -> AsyncIterator[str]:
-    application = web.Application()
+    application = web.Application(client_max_size=16 * 1024**2)
     application.router.add_post("/", peer.answer)
     runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
@@ -253,6 +253,14 @@ async def test_waiting_for_a_connection_is_not_a_lost_answer(peer: Peer) -> None
     await asyncio.gather(*(peer.calls.call("PutItem", WRITE) for _ in range(count)))
     assert peer.retried == []
     assert len(peer.requests) == count
+
+
+async def test_a_large_body_arrives_whole_with_each_attempt(peer: Peer) -> None:
+    peer.replies = [reset]
+    payload = {"RequestItems": "x" * 10_000_000}
+    await peer.calls.call("BatchWriteItem", payload)
+    assert [msgspec.json.decode(body) for body in peer.bodies] == [payload, payload]
+    assert int(peer.requests[1].headers["Content-Length"]) == len(peer.bodies[1])
 
 
 async def test_a_cancelled_call_leaves_nothing_behind(peer: Peer) -> None:

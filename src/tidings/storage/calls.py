@@ -13,12 +13,14 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from io import BytesIO
 from types import TracebackType
 from typing import Any
 
 import aiohttp
 import msgspec
 import structlog
+from aiohttp.payload import TOO_LARGE_BYTES_BODY
 from yarl import URL
 
 from tidings.config import DynamoAddress
@@ -182,9 +184,11 @@ class Calls:
         async with self._slot(retries) as session:
             moment = datetime.fromtimestamp(time.time() - self._clock_ahead_s, UTC)
             headers = self._signer.headers(keys, f"{_API}.{action}", body, moment)
+            # A body that is larger than this would hold up the loop, were it sent at one go.
+            data = BytesIO(body) if len(body) > TOO_LARGE_BYTES_BODY else body
             async with (
                 asyncio.timeout(retries.attempt_timeout_s),
-                session.post(self._url, data=body, headers=headers) as response,
+                session.post(self._url, data=data, headers=headers) as response,
             ):
                 content = await response.read()
                 return _Answer(response.status, response.headers.get("date"), content)
