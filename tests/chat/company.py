@@ -39,6 +39,7 @@ class Company:
     """Workspace `acme` with the users of ROLES, and what its devices would have been told."""
 
     def __init__(self, store: Store, clock: FakeClock) -> None:
+        """One node of the company; what it remembers is its own."""
         self.store = store
         self.clock = clock
         self.published: list[UserUpdate] = []

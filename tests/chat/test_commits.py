@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from tests.stores import LocalStore
 from tidings.chat import commands, fanouts
 from tidings.chat.audit import audit
 from tidings.chat.commits import Commits
@@ -29,7 +30,7 @@ DRAIN_TURNS_MAX = 2_000
 class World:
     """A store with commits over it, and everything that was published."""
 
-    def __init__(self, store: SqliteStore, clock: Clock) -> None:
+    def __init__(self, store: LocalStore, clock: Clock) -> None:
         self.store = store
         self.clock = clock
         self.ids = IdMaker(clock)

@@ -3,7 +3,8 @@
 Commands for a room wait in its queue, and what waits goes together in one transaction. Two
 transactions in flight never share a room or a user: rooms that share a user are packed into one
 transaction, or take turns. What was read before is remembered and never trusted: the conditions
-of each plan make one that was planned on something old fail, and then it is read again.
+of each plan make one that was planned on something old fail, and then it is read again; and
+before an answer is given that no condition stands behind, what it rests on is read again too.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import structlog
 from tidings.chat import commands
 from tidings.chat.commands import Command, Post, Posted, items_max, named_seqs, named_users
 from tidings.chat.fanouts import Fanouts
-from tidings.chat.plans import Plan, RoomView, fold_range, plan_commit, read_range
+from tidings.chat.plans import Plan, RoomView, Torn, fold_range, plan_commit, read_range
 from tidings.chat.rows import (
     INLINE_MEMBERS_MAX,
     BadgeRow,
@@ -101,9 +102,22 @@ class _KnownRoom(msgspec.Struct):
     members: frozenset[str] | None
 
 
+class _KnownRow(msgspec.Struct):
+    row: Participation
+    epoch: int
+    """Of the room when the row was read, so that nobody is taken for a member who no longer is."""
+
+
 class _KnownUser(msgspec.Struct):
     badge: BadgeRow
-    rows: OrderedDict[str, Participation]
+    rows: OrderedDict[str, _KnownRow]
+
+    def keep(self, room_id: str, row: Participation, epoch: int) -> None:
+        """Remember a row; of too many the one that was kept longest ago goes."""
+        self.rows[room_id] = _KnownRow(row, epoch)
+        self.rows.move_to_end(room_id)
+        while len(self.rows) > ROWS_REMEMBERED_MAX:
+            self.rows.popitem(last=False)
 
 
 class _Turn(msgspec.Struct):
@@ -172,8 +186,7 @@ class Commits:
         rows: dict[str, Participation] = {}
         missing: list[str] = []
         for user_id in users:
-            user = self._users.get(user_key(workspace, user_id))
-            row = user.rows.get(room_id) if user is not None else None
+            row = self._known_participation(workspace, room_id, user_id, known.row.epoch)
             if row is not None:
                 rows[user_id] = row
             else:
@@ -184,9 +197,10 @@ class Commits:
 
     def remembers(self, workspace: str, room_id: str, user_id: str) -> bool:
         """Whether `look` would answer for the user from memory."""
-        user = self._users.get(user_key(workspace, user_id))
-        is_row_known = user is not None and room_id in user.rows
-        return is_row_known and room_key(workspace, room_id) in self._rooms
+        known = self._rooms.get(room_key(workspace, room_id))
+        return known is not None and (
+            self._known_participation(workspace, room_id, user_id, known.row.epoch) is not None
+        )
 
     async def founded(self, workspace: str, room_id: str) -> None:
         """Wait until all founders of a new room are in it. Raises Unavailable in time."""
@@ -306,14 +320,20 @@ class Commits:
             queue.popleft()
 
     async def _load_for_queue(self, workspace: str, room_id: str, key: str) -> None:
-        queue = self._queues.get((workspace, room_id))
+        """Read a room that commands wait for; without one they are refused, those that wait now.
+
+        Who came while it was being read is not: the room may have been made meanwhile.
+        """
+        queue = self._queues[workspace, room_id]
+        waiting = len(queue)
         try:
-            known = await self._know_room(workspace, room_id, is_fresh=True)
+            if await self._know_room(workspace, room_id, is_fresh=True) is None:
+                _refuse(queue, waiting, NotFound("There is no such room."))
         except TidingsError as error:
-            _refuse(queue, error)
-        else:
-            if known is None:
-                _refuse(queue, NotFound("There is no such room."))
+            _refuse(queue, waiting, error)
+        except Exception:  # noqa: BLE001  # the root of a task
+            _log.exception("unexpected", place="load")
+            _refuse(queue, waiting, Unavailable("The service failed to do this."))
         finally:
             self._loading.discard(key)
             self._pump_soon()
@@ -349,6 +369,7 @@ class Commits:
     async def _commit_until_done(self, batch: _Batch) -> None:
         """Plan and write until every command has its answer, or wait for another turn."""
         pending = batch.rooms
+        remembered = {name for name in batch.names if name in self._rooms or name in self._users}
         for attempt in range(RETRIES_MAX):
             now = asyncio.get_running_loop().time()
             for waiting in pending.values():
@@ -363,23 +384,48 @@ class Commits:
                 self._put_back(batch.workspace, pending)
                 return
             work, badges = loaded
-            plan = plan_commit(batch.workspace, work, badges)
-            if plan.refused and await self._answer_accepted(batch, plan, pending):
-                continue
             try:
+                plan = plan_commit(batch.workspace, work, badges)
+                if plan.unproven and await self._doubt(batch.workspace, plan, remembered):
+                    continue
+                if plan.refused and await self._answer_accepted(batch, plan, pending):
+                    continue
                 if plan.writes:
                     await self._store.write(*plan.writes)
             except ConditionFailed as failed:
                 await self._answer_repeated(batch, plan, failed.failures, pending)
                 if any(failure.index not in plan.receipts for failure in failed.failures):
-                    self.forget(batch.names)
-                    if attempt:
-                        pause_s = min(RETRY_PAUSE_S_MAX, 0.001 * 2**attempt)
-                        await asyncio.sleep(random.uniform(0, pause_s))  # noqa: S311
-                continue
-            self._finish(batch, plan, pending, work)
-            return
+                    await self._forget_and_pause(batch, remembered, attempt)
+            except Torn:
+                await self._forget_and_pause(batch, remembered, attempt)
+            else:
+                self._finish(batch, plan, pending, work)
+                return
         raise Unavailable("Others were always faster; try it again.")
+
+    async def _doubt(self, workspace: str, plan: Plan, remembered: set[str]) -> bool:
+        """Read again what answers rest on alone; whether any of that was only remembered."""
+        doubted: set[str] = set()
+        for room_id, command in plan.unproven:
+            key = room_key(workspace, room_id)
+            if key in remembered - doubted:
+                doubted.add(key)
+                await self._know_room(workspace, room_id, is_fresh=True, is_held=True)
+            if isinstance(command, commands.Read | commands.Mute):
+                key = user_key(workspace, command.user_id)
+                if key in remembered:
+                    doubted.add(key)
+                    self._users.pop(key, None)
+        remembered -= doubted
+        return bool(doubted)
+
+    async def _forget_and_pause(self, batch: _Batch, remembered: set[str], attempt: int) -> None:
+        """Somebody else was faster: read everything anew, and let them finish if it is so again."""
+        self.forget(batch.names)
+        remembered.clear()
+        if attempt:
+            pause_s = min(RETRY_PAUSE_S_MAX, 0.001 * 2**attempt)
+            await asyncio.sleep(random.uniform(0, pause_s))  # noqa: S311
 
     def _put_back(self, workspace: str, pending: Mapping[str, list[_Waiting]]) -> None:
         """Members have changed: these commands need another turn, before those behind them."""
@@ -483,7 +529,7 @@ class Commits:
                 found: dict[str, Participation] = {}
                 view = RoomView(room=None)
             else:
-                found = await self.participations(workspace, room_id, named)
+                found = await self.participations(workspace, room_id, named, known.row.epoch)
                 view = RoomView(room=known.row, member_ids=known.members, participations=found)
                 entries = await self._named_entries(view, waiting_commands)
                 if entries:
@@ -549,14 +595,16 @@ class Commits:
         return found
 
     async def participations(
-        self, workspace: str, room_id: str, users: Iterable[str]
+        self, workspace: str, room_id: str, users: Iterable[str], epoch: int
     ) -> dict[str, Participation]:
-        """Rows of users whose turn is held, after `badges` of the same users."""
+        """Rows of users whose turn is held, after `badges` of the same users.
+
+        They say who was a member at that epoch of the room, or at a later one.
+        """
         found: dict[str, Participation] = {}
         missing: list[str] = []
         for user_id in users:
-            known = self._users.get(user_key(workspace, user_id))
-            row = known.rows.get(room_id) if known is not None else None
+            row = self._known_participation(workspace, room_id, user_id, epoch)
             if row is None:
                 missing.append(user_id)
             else:
@@ -566,10 +614,16 @@ class Commits:
             for user_id, row in read.items():
                 known = self._users.get(user_key(workspace, user_id))
                 if known is not None:
-                    known.rows[room_id] = row
-                    self._trim(known.rows, ROWS_REMEMBERED_MAX)
+                    known.keep(room_id, row, epoch)
             found |= read
         return found
+
+    def _known_participation(
+        self, workspace: str, room_id: str, user_id: str, epoch: int
+    ) -> Participation | None:
+        user = self._users.get(user_key(workspace, user_id))
+        known = None if user is None else user.rows.get(room_id)
+        return known.row if known is not None and known.epoch == epoch else None
 
     async def _read_rows(
         self, workspace: str, room_id: str, users: Sequence[str]
@@ -594,7 +648,7 @@ class Commits:
             return None
         row = room_from_item(item)
         known = self._rooms.get(key)
-        if known is not None and (known.row.head, known.row.epoch) >= (row.head, row.epoch):
+        if known is not None and _age(known.row) >= _age(row):
             return known
         members: frozenset[str] | None = None
         if known is not None and known.row.epoch == row.epoch and row.is_inline:
@@ -602,6 +656,9 @@ class Commits:
         if members is None and row.is_inline:
             page = await self._store.query(MEMBERS, key, limit=INLINE_MEMBERS_MAX + 1)
             members = frozenset(member["user_id"] for member in page.items)
+            known = self._rooms.get(key)
+            if known is not None and _age(known.row) >= _age(row):  # a commit was faster
+                return known
         known = _KnownRoom(row, members)
         if is_held or key not in self._busy:
             self._rooms[key] = known
@@ -623,10 +680,12 @@ class Commits:
                 known.badge = badge
                 self._users.move_to_end(key)
         for (user_id, room_id), participation in plan.participations.items():
-            rows = self._users[user_key(workspace, user_id)].rows
-            rows[room_id] = participation
-            rows.move_to_end(room_id)
-            self._trim(rows, ROWS_REMEMBERED_MAX)
+            user = self._users[user_key(workspace, user_id)]
+            room = plan.rooms.get(room_id)
+            if room is not None:
+                user.keep(room_id, participation, room.epoch)
+            elif room_id in user.rows:  # a fan-out changes nobody's membership
+                user.keep(room_id, participation, user.rows[room_id].epoch)
         self._trim(self._rooms, ROOMS_REMEMBERED_MAX)
         self._trim(self._users, USERS_REMEMBERED_MAX)
 
@@ -681,6 +740,11 @@ def _runs(seqs: Sequence[int]) -> Iterable[tuple[int, int]]:
             start = None
 
 
+def _age(room: RoomRow) -> tuple[int, int, bool]:
+    """Greater for a later state of a room: a fan-out opens with an entry, and just closes."""
+    return room.head, room.epoch, not room.is_fanning
+
+
 def _is_changed(before: RoomRow | None, after: RoomRow) -> bool:
     """Whether more than the head and the minute of the last activity is different."""
     if before is None:
@@ -689,8 +753,11 @@ def _is_changed(before: RoomRow | None, after: RoomRow) -> bool:
     return same != after
 
 
-def _refuse(queue: deque[_Waiting] | None, error: TidingsError) -> None:
-    while queue:
+def _refuse(queue: deque[_Waiting], count: int, error: TidingsError) -> None:
+    """Answer the first of a queue, up to the making of the room if that is among them."""
+    for _ in range(count):
+        if isinstance(queue[0].command, commands.Create):
+            return
         answer = queue.popleft().answer
         if not answer.done():
             answer.set_exception(error)

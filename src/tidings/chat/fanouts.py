@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from tidings.chat.commands import Found
-from tidings.chat.plans import COUNT_ENTRIES_MAX, plan_advance
+from tidings.chat.plans import COUNT_ENTRIES_MAX, Torn, plan_advance
 from tidings.chat.rows import RoomRow, entry_to_wire, room_from_item
 from tidings.chat.updates import PostedEntry
 from tidings.clock import Clock
@@ -212,7 +212,7 @@ class Fanouts:
             async with commits.turn(names):
                 room = await self._room(room_key(workspace, room_id))
                 badges = await commits.badges(workspace, users)
-                rows = await commits.participations(workspace, room_id, users)
+                rows = await commits.participations(workspace, room_id, users, room.epoch)
                 behind = [r.counted_seq for r in rows.values() if not r.is_left]
                 low = min(behind, default=room.head)
                 if low >= room.head:
@@ -226,10 +226,12 @@ class Fanouts:
                 high = min(room.head, low + 2 * COUNT_ENTRIES_MAX)
                 missing = [seq for seq in range(low + 1, high + 1) if seq not in known.entries]
                 known.add(room_id, await commits.entries(room, missing))
-                plan = plan_advance(workspace, room, nearest, badges, known.entries, known.posted)
                 try:
+                    plan = plan_advance(
+                        workspace, room, nearest, badges, known.entries, known.posted
+                    )
                     await self._store.write(*plan.writes)
-                except ConditionFailed:
+                except (ConditionFailed, Torn):
                     commits.forget(names)
                     continue
                 commits.remember(workspace, plan)

@@ -218,9 +218,7 @@ class Messages:
 
         Raises Forbidden; NotFound; ValidationFailed beyond the head.
         """
-        room, own = await self._look(caller, room_id, access.require_user(caller))
-        if seq > room.head:  # another process may have brought the room further
-            await self._commits.look(caller.workspace, room_id)
+        _, own = await self._look(caller, room_id, access.require_user(caller))
         command = Read(access.require_member(caller, own), seq)
         for _ in range(READ_STEPS_MAX):
             mark: ReadMark = await self._commits.submit(caller.workspace, room_id, command)
@@ -242,11 +240,17 @@ class Messages:
 
     async def _visible(self, caller: Caller, room_id: str) -> tuple[RoomRow, Participation | None]:
         """The room as it is stored now, and the caller's row. Raises NotFound."""
+        return await self._stored(caller, room_id, caller.user_id)
+
+    async def _stored(
+        self, caller: Caller, room_id: str, user_id: str | None
+    ) -> tuple[RoomRow, Participation | None]:
+        """The room as it is stored now, and a user's row. Raises NotFound."""
         workspace = caller.workspace
         item = await self._store.get(ROOMS, (room_key(workspace, room_id),))
         row = None
-        if caller.user_id is not None:
-            row = await self._store.get(INBOXES, (user_key(workspace, caller.user_id), room_id))
+        if user_id is not None:
+            row = await self._store.get(INBOXES, (user_key(workspace, user_id), room_id))
         own = None if row is None else participation_from_item(row)
         room = None if item is None else room_from_item(item)
         return access.require_sight(caller, room, own), own
@@ -254,17 +258,18 @@ class Messages:
     async def _look(
         self, caller: Caller, room_id: str, user_id: str
     ) -> tuple[RoomRow, Participation | None]:
-        """The room and the user's row, remembered where they can be. Raises NotFound.
+        """The room and the user's row; for a member remembered where they can be. Raises NotFound.
 
-        What is not remembered is looked at first: the price that a reply names would otherwise
-        tell a room out of sight, whose members are read, from one that isn't there.
+        Who seems to be none may have joined by way of another process: that is looked up, at the
+        same price whether the room is out of sight or isn't there.
         """
         workspace = caller.workspace
-        if not self._commits.remembers(workspace, room_id, user_id):
-            await self._visible(caller, room_id)
-        view = await self._commits.look(workspace, room_id, (user_id,), is_fresh=False)
-        own = None if view is None else view.participations.get(user_id)
-        return access.require_sight(caller, None if view is None else view.room, own), own
+        if self._commits.remembers(workspace, room_id, user_id):
+            view = await self._commits.look(workspace, room_id, (user_id,), is_fresh=False)
+            own = None if view is None else view.participations.get(user_id)
+            if view is not None and view.room is not None and access.is_member(own):
+                return access.require_sight(caller, view.room, own), own
+        return await self._stored(caller, room_id, user_id)
 
     async def _acting(self, caller: Caller, room_id: str, seq: int) -> str:
         """The member who changes an entry that they may see. Raises NotFound, Forbidden."""

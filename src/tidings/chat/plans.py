@@ -56,6 +56,10 @@ COUNT_ENTRIES_MAX = 1_000
 MINUTE_MS = 60_000
 
 
+class Torn(Exception):
+    """What was read is of different moments: nothing can be planned on it, read it again."""
+
+
 class RoomView(msgspec.Struct, frozen=True):
     """What is known of a room; a commit planned on it fails if it is no longer so."""
 
@@ -80,6 +84,9 @@ class Plan(msgspec.Struct):
     """Index of a receipt's write to the post that it belongs to."""
     refused: list[tuple[str, commands.Post]] = []
     """Posts that can't be done now, with their room's key; one accepted before is still so."""
+    unproven: list[tuple[str, Command]] = []
+    """Commands, by room id, whose answers no condition stands behind: refusals, and what was so
+    already. They hold for what was read, and say nothing where that was long ago."""
     rooms: dict[str, RoomRow] = {}
     """Rooms by id as they are afterwards, with the members of those that are inline."""
     members: dict[str, frozenset[str] | None] = {}
@@ -166,6 +173,25 @@ def fold_range(seen: Participation, head: int) -> tuple[int, int] | None:
     return seen.counted_seq + 1, min(head, seen.counted_seq + COUNT_ENTRIES_MAX)
 
 
+def _require_whole(view: RoomView) -> None:
+    """Raises Torn where members' rows and the room are not of one moment.
+
+    The members of an inline room have reached its head, all of them and nobody else; in a large
+    one nobody is ahead of it.
+    """
+    room = view.room
+    if room is None:
+        return
+    counted = {
+        user_id: row.counted_seq for user_id, row in view.participations.items() if not row.is_left
+    }
+    if not room.is_inline or view.member_ids is None:
+        if any(seq > room.head for seq in counted.values()):
+            raise Torn
+    elif counted.keys() != view.member_ids or any(seq != room.head for seq in counted.values()):
+        raise Torn
+
+
 class _Receipt(msgspec.Struct):
     body_hash: str
     entry: PostedEntry
@@ -174,8 +200,10 @@ class _Receipt(msgspec.Struct):
 class _RoomPlan:
     """One room while its commands are applied in turn."""
 
-    def __init__(self, workspace: str, view: RoomView) -> None:
+    def __init__(self, workspace: str, room_id: str, view: RoomView) -> None:
+        _require_whole(view)
         self.workspace = workspace
+        self.room_id = room_id
         self.view = view
         self.before = view.room
         self.room = copy.copy(view.room) if view.room is not None else None
@@ -661,13 +689,14 @@ def plan_commit(
     """One transaction for the commands of some rooms, given as (room id, view, commands).
 
     `badges` has the rows of all members of inline rooms and of all users that commands name.
-    A command that can't be done is answered with its error and changes nothing.
+    A command that can't be done is answered with its error and changes nothing. Raises Torn for
+    rows that can't have been there at one moment.
     """
     plan = Plan()
     rooms: list[_RoomPlan] = []
     asked: list[_RoomPlan] = []  # the room of each answer
-    for _, view, waiting in work:
-        planned = _RoomPlan(workspace, view)
+    for room_id, view, waiting in work:
+        planned = _RoomPlan(workspace, room_id, view)
         asked.extend(planned for _ in waiting)
         for command in waiting:
             try:
@@ -683,7 +712,22 @@ def plan_commit(
         _write_room(plan, planned)
     _write_users(plan, workspace, rooms, badges)
     _complete_reads(plan, asked, badges)
+    _note_unproven(plan, asked)
     return plan
+
+
+def _note_unproven(plan: Plan, rooms: Sequence[_RoomPlan]) -> None:
+    """A room that is written proves who is in it and its log, a total the user's own rows."""
+    for (command, answer), planned in zip(plan.answers, rooms, strict=True):
+        is_room_proven = planned.room is not None and planned.room != planned.before
+        if isinstance(command, commands.Read | commands.Mute) and not isinstance(
+            answer, TidingsError
+        ):
+            is_proven = command.user_id in plan.badges
+        else:
+            is_proven = is_room_proven
+        if not is_proven:
+            plan.unproven.append((planned.room_id, command))
 
 
 def _write_room(plan: Plan, planned: _RoomPlan) -> None:
@@ -805,7 +849,8 @@ def _finish_row(
     if not row.is_muted and not row.is_left:
         badge.unread += row.unread
         badge.mentions += row.mentions
-    assert badge.unread >= badge.mentions >= 0, "totals are never negative"
+    if not badge.unread >= badge.mentions >= 0:  # the total was read before the row had changed
+        raise Torn
 
 
 def _row_write(
@@ -883,7 +928,7 @@ def plan_advance(
     """Bring members of a large room up to `room.head`, or a step nearer to it.
 
     `entries` are the log after the least `counted_seq` of the rows, `posted` the same for
-    delivery. The members' versions are what makes a second time fail.
+    delivery. The members' versions are what makes a second time fail. Raises Torn.
     """
     plan = Plan()
     for user_id, old in rows.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any
 
@@ -349,20 +349,21 @@ class Rooms:
         Raises Forbidden for who may not post, NotFound.
         """
         user_id = access.require_user(caller)
-        if not self._commits.remembers(caller.workspace, room_id, user_id):
-            await self._visible(caller, room_id)  # at the same price as for a room that isn't there
-        view = await self._commits.look(caller.workspace, room_id, (user_id,), is_fresh=False)
-        own = None if view is None else view.participations.get(user_id)
-        room = access.require_sight(caller, None if view is None else view.room, own)
-        access.is_joining(caller, room, own)
-        others = None if view is None else view.member_ids
+        workspace = caller.workspace
+        others: Collection[str] | None = None
+        if self._commits.remembers(workspace, room_id, user_id):
+            view = await self._commits.look(workspace, room_id, (user_id,), is_fresh=False)
+            if view is not None and access.is_member(view.participations.get(user_id)):
+                others = view.member_ids
         if others is None:
+            room, own = await self._visible(caller, room_id)
+            access.is_joining(caller, room, own)
             page = await self._store.query(
                 MEMBERS, room.key, limit=TYPING_TOLD_MAX, consistent=False
             )
-            others = frozenset(item["user_id"] for item in page.items)
+            others = [item["user_id"] for item in page.items]
         frame: dict[str, object] = {"type": "typing", "room_id": room_id, "user_id": user_id}
-        self._signal(caller.workspace, [*(others - {user_id})], frame)
+        self._signal(workspace, [each for each in others if each != user_id], frame)
 
     # --- looking -------------------------------------------------------------------------------
 
