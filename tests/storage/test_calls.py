@@ -20,7 +20,7 @@ from structlog.testing import capture_logs
 from tidings.config import DynamoAddress
 from tidings.errors import Unavailable
 from tidings.storage.calls import CONNECTIONS_MAX, Calls, Refused, endpoint, is_aws
-from tidings.storage.retries import CALL_DEADLINE_S, Kind, Policy
+from tidings.storage.retries import CALL_DEADLINE_S, Kind, RetryPolicy
 
 NAMESPACE = "com.amazonaws.dynamodb.v20120810#"
 WRITE = {
@@ -227,7 +227,7 @@ async def test_a_hang_is_cut_short_and_tried_again(peer: Peer, action: str, kind
 async def test_who_never_answers_is_given_up_within_the_deadline(peer: Peer) -> None:
     peer.hangs = 100
     began_s = time.monotonic()
-    async with Calls.open(peer.address, policy=Policy(deadline_s=1.5)) as calls:
+    async with Calls.open(peer.address, policy=RetryPolicy(deadline_s=1.5)) as calls:
         answers = await asyncio.gather(
             *(calls.call("PutItem", WRITE) for _ in range(20)), return_exceptions=True
         )
@@ -240,7 +240,7 @@ async def test_nobody_there_is_known_as_such() -> None:
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}"
         retried: list[Kind] = []
-        policy = Policy(deadline_s=0.2, on_retry=retried.append)
+        policy = RetryPolicy(deadline_s=0.2, on_retry=retried.append)
         async with Calls.open(DynamoAddress("eu-west-1", "t", url), policy=policy) as calls:
             with pytest.raises(Unavailable, match="unreachable"):
                 await calls.call("PutItem", WRITE)

@@ -12,7 +12,7 @@ from tidings.storage.retries import (
     OPEN_KINDS,
     PAUSES,
     Kind,
-    Policy,
+    RetryPolicy,
 )
 
 TOKEN_LIFE_S = 600.0
@@ -26,7 +26,7 @@ class Watch:
         self.now_s = 100.0
         self.slept: list[float] = []
         self.retried: list[Kind] = []
-        self.policy = Policy(
+        self.policy = RetryPolicy(
             on_retry=self.retried.append,
             chance=lambda: chance,
             monotonic=lambda: self.now_s,

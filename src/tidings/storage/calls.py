@@ -26,7 +26,7 @@ from yarl import URL
 from tidings.config import DynamoAddress
 from tidings.errors import Unavailable
 from tidings.storage.credentials import Credentials, Keys
-from tidings.storage.retries import Kind, Policy, Retries
+from tidings.storage.retries import Kind, Retries, RetryPolicy
 from tidings.storage.signatures import Signer
 
 CONNECTIONS_MAX = 128
@@ -104,7 +104,7 @@ class Calls:
     Needs the running loop only from the first call on.
     """
 
-    def __init__(self, address: DynamoAddress, policy: Policy) -> None:
+    def __init__(self, address: DynamoAddress, policy: RetryPolicy) -> None:
         self.policy = policy
         self._url = endpoint(address)
         self._signer = Signer(address.region, host_header(self._url), self._url.raw_path)
@@ -121,10 +121,10 @@ class Calls:
         address: DynamoAddress,
         *,
         on_retry: Callable[[Kind], None] | None = None,
-        policy: Policy | None = None,
+        policy: RetryPolicy | None = None,
     ) -> Calls:
         """Calls to the engine at that address, which nothing connects to yet."""
-        return cls(address, policy or Policy(on_retry=on_retry))
+        return cls(address, policy or RetryPolicy(on_retry=on_retry))
 
     async def __aenter__(self) -> Calls:
         return self

@@ -83,7 +83,7 @@ PAUSES: Mapping[Kind, Pause] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
+class RetryPolicy:
     """How calls are repeated. `on_retry` hears the kind of each failure that is tried again."""
 
     deadline_s: float = CALL_DEADLINE_S
@@ -101,7 +101,7 @@ class Policy:
 class Retries:
     """The attempts of one call."""
 
-    policy: Policy
+    policy: RetryPolicy
     action: str
     deadline: float
     attempts: int = 0
