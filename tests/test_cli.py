@@ -96,6 +96,7 @@ def test_version() -> None:
         (("serve", "--store", "mysql://elsewhere"), 2, "mysql"),
         (("serve", "--bus", "amqp://127.0.0.1"), 2, "amqp"),
         (("serve", "--rate-limit", "many"), 2, "rate_limit"),
+        (("serve", "--faults", "wild"), 2, "mild"),
         (("keys", "create", "--scopes", "everything", "--store", "{}"), 2, "--scopes"),
         (("users", "create", "Ann", "--role", "king", "--store", "{}"), 2, "king"),
         (("import", "irc", "missing.txt", "--store", "{}"), 2, "missing.txt"),

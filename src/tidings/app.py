@@ -40,7 +40,10 @@ from tidings.ids import IdMaker
 from tidings.metrics import Metrics
 from tidings.people.limits import Policy, parse_policy
 from tidings.people.people import People
+from tidings.storage.faults import read_profile
+from tidings.storage.faulty import FaultyStore
 from tidings.storage.interface import Absent, ConditionFailed, Item, Put, Store
+from tidings.storage.retries import RetryPolicy
 from tidings.storage.tables import SECRETS
 
 CURSOR_SECRET = "cursors"  # noqa: S105  # the name of the secret
@@ -96,6 +99,7 @@ async def open_app(
     SettingRefused; Conflict for a store that is not ours; Unavailable for one that can't be opened.
     """
     policy = _policy(settings)
+    faults = None if settings.faults is None else read_profile(settings.faults)
     if settings.bus != "local:":
         raise SettingRefused("bus: only local: is available in this version")
     metrics = Metrics()
@@ -103,6 +107,14 @@ async def open_app(
         engine = await stack.enter_async_context(
             open_engine(settings.store_address, clock=clock, metrics=metrics)
         )
+        if faults is not None:
+            _log.warning("faults_on_purpose", profile=settings.faults)
+            engine = FaultyStore(
+                engine,
+                faults,
+                RetryPolicy(on_retry=metrics.store_retry),
+                on_fault=metrics.fault_injected,
+            )
         store, cost_source = priced(engine, settings.store_address)
         cursors = Cursors(await read_secret(store, CURSOR_SECRET))
         ids = IdMaker(clock)

@@ -52,6 +52,8 @@ class Settings(msgspec.Struct, frozen=True):
     """0 picks a free one."""
     rate_limit: str = "50/second"
     """Requests and frames of each session, or `off`."""
+    faults: str | None = None
+    """The profile of faults that the store shows on purpose: a name or a file."""
     log: LogForm = "auto"
     """`auto` is `console` on a terminal and `json` elsewhere."""
 

@@ -50,6 +50,14 @@ class Metrics:
             buckets=_BATCH_BUCKETS,
             registry=self.registry,
         )
+        self._retries = self._counter(
+            "tidings_store_retries", "Calls to the store made again, by what went wrong.", ("kind",)
+        )
+        self._faults = self._counter(
+            "tidings_faults_injected",
+            "Faults injected on purpose, by table and kind.",
+            ("table", "kind"),
+        )
         self._errors = self._counter("tidings_errors", "Unexpected errors, by place.", ("place",))
         self._by_status: dict[tuple[str, int], Counter] = {}
         self._by_route: dict[str, Histogram] = {}
@@ -98,6 +106,14 @@ class Metrics:
     def store_batch(self, sets: int) -> None:
         """The store committed one transaction of that many write sets."""
         self._batches.observe(sets)
+
+    def store_retry(self, kind: str) -> None:
+        """A call to the store is made again; `kind` is a `tidings.storage.retries.Kind`."""
+        self._retries.labels(kind).inc()
+
+    def fault_injected(self, table: str, kind: str) -> None:
+        """A call failed on purpose; `kind` is a `tidings.storage.faults.Fault`."""
+        self._faults.labels(table, kind).inc()
 
     def unexpected(self, place: str) -> None:
         """Something failed that nobody foresaw; the log has it."""

@@ -39,6 +39,14 @@ def serve(
             "--rate-limit", metavar="N/second|off", help="Requests and frames of each session."
         ),
     ] = _DEFAULTS.rate_limit,
+    faults: Annotated[
+        str | None,
+        typer.Option(
+            "--faults",
+            metavar="PROFILE",
+            help="Let the store fail now and then, to practise: mild, rough, or a TOML file.",
+        ),
+    ] = _DEFAULTS.faults,
     log: Annotated[
         str, typer.Option("--log", metavar="FORM", help="auto, console, json or off.")
     ] = _DEFAULTS.log,
@@ -55,6 +63,7 @@ def serve(
         "host": host,
         "port": port,
         "rate_limit": rate_limit,
+        "faults": faults,
         "log": log,
     }
     settings = read_settings(options, {})
