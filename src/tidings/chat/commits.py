@@ -34,7 +34,7 @@ from tidings.chat.rows import (
     participation_from_item,
     room_from_item,
 )
-from tidings.chat.updates import PostedEntry, Publish
+from tidings.chat.updates import Nudge, PostedEntry, Publish
 from tidings.clock import Clock
 from tidings.errors import IdempotencyMismatch, NotFound, TidingsError, Unavailable
 from tidings.storage.interface import (
@@ -131,7 +131,8 @@ class Commits:
     """The only way to change a room.
 
     `on_room_changed(before, after)` hears of each commit that changed more of a room than its
-    head; `before` is None for a new room. `on_committed(entries)` counts.
+    head; `before` is None for a new room. `on_committed(entries)` counts. `nudge(workspace, users)`
+    hears of users who may have got something without being told, since its answer was lost.
     """
 
     def __init__(self, store: Store, clock: Clock, publish: Publish) -> None:
@@ -152,6 +153,7 @@ class Commits:
         self._fanouts = Fanouts(store, clock, self, self._context)
         self.on_room_changed: Callable[[RoomRow | None, RoomRow], None] | None = None
         self.on_committed: Callable[[int], None] | None = None
+        self.nudge: Nudge = _nobody_to_nudge
 
     # --- asking --------------------------------------------------------------------------------
 
@@ -389,15 +391,20 @@ class Commits:
                 if plan.unproven and await self._doubt(batch.workspace, plan, remembered):
                     continue
                 if plan.refused and await self._answer_accepted(batch, plan, pending):
+                    self.nudge(batch.workspace, list(badges))
                     continue
                 if plan.writes:
                     await self._store.write(*plan.writes)
             except ConditionFailed as failed:
-                await self._answer_repeated(batch, plan, failed.failures, pending)
+                if await self._answer_repeated(batch, plan, failed.failures, pending):
+                    self.nudge(batch.workspace, list(badges))
                 if any(failure.index not in plan.receipts for failure in failed.failures):
                     await self._forget_and_pause(batch, remembered, attempt)
             except Torn:
                 await self._forget_and_pause(batch, remembered, attempt)
+            except Unavailable:  # applied or not, now or in a moment
+                self.nudge(batch.workspace, list(badges))
+                raise
             else:
                 self._finish(batch, plan, pending, work)
                 return
@@ -477,12 +484,17 @@ class Commits:
         plan: Plan,
         failures: Sequence[Failure],
         pending: Mapping[str, list[_Waiting]],
-    ) -> None:
-        """Answer posts whose receipts are there already with the entries they led to."""
+    ) -> bool:
+        """Answer posts whose receipts are there already with the entries they led to; whether
+        there were any.
+        """
+        found = False
         for failure in failures:
             post = plan.receipts.get(failure.index)
             if post is not None and failure.item is not None:
                 await self._answer_again(batch, post, failure.item, pending)
+                found = True
+        return found
 
     async def _answer_again(
         self, batch: _Batch, post: Post, receipt: Item, pending: Mapping[str, list[_Waiting]]
@@ -720,6 +732,10 @@ class Commits:
         await self._fanouts.stop()
         while self._tasks or any(self._queues.values()):  # noqa: ASYNC110  # ends with its tasks
             await asyncio.sleep(STOP_POLL_S)
+
+
+def _nobody_to_nudge(workspace: str, users: Sequence[str]) -> None:
+    """Nothing delivers."""
 
 
 async def _get_all(store: Store, keys: Sequence[tuple[str, ...]]) -> list[Item | None]:
