@@ -27,11 +27,13 @@ from tidings.api.protocol import Runner
 from tidings.api.sections import SECTIONS
 from tidings.chat.chat import Chat
 from tidings.clock import Clock, system_clock
-from tidings.config import SettingRefused, Settings
+from tidings.config import LOCAL_BUS, SettingRefused, Settings
 from tidings.cursors import Cursors
 from tidings.delivery import queues
+from tidings.delivery.bus import Bus, LocalBus
 from tidings.delivery.events import Events
 from tidings.delivery.hub import Hub
+from tidings.delivery.redis import RedisBus
 from tidings.delivery.syncs import Syncs
 from tidings.delivery.websocket import Sockets
 from tidings.engines import open_engine, priced
@@ -100,8 +102,6 @@ async def open_app(
     """
     policy = _policy(settings)
     faults = None if settings.faults is None else read_profile(settings.faults)
-    if settings.bus != "local:":
-        raise SettingRefused("bus: only local: is available in this version")
     metrics = Metrics()
     async with AsyncExitStack() as stack:
         engine = await stack.enter_async_context(
@@ -118,7 +118,9 @@ async def open_app(
         store, cost_source = priced(engine, settings.store_address)
         cursors = Cursors(await read_secret(store, CURSOR_SECRET))
         ids = IdMaker(clock)
-        hub = Hub(cursors, metrics)
+        node_id = ids.new("node")
+        bus = _bus(settings, cursors, node_id, metrics)
+        hub = Hub(cursors, metrics, bus)
 
         async def first_cursor(workspace: str, user_id: str) -> str:
             return await queues.first_cursor(store, cursors, workspace, user_id)
@@ -154,6 +156,7 @@ async def open_app(
             ensure_stored=people.credentials.ensure_stored,
         )
         chat.commits.on_committed = metrics.commit
+        chat.commits.nudge = hub.nudge
         syncs = Syncs(store, cursors, people.credentials, hub)
         sockets = Sockets(hub, syncs, chat.messages, chat.rooms, people.credentials, people.limits)
         unfinished = Unfinished()
@@ -181,8 +184,17 @@ async def open_app(
         await chat.start()
         stack.push_async_callback(_within, CHAT_TIMEOUT_S, chat.stop, "commits were cut short")
         stack.push_async_callback(syncs.queues.stop)
-        hub.start(chat.inboxes.item, chat.inboxes.companions, people.credentials.authenticate)
+        hub.start(
+            chat.inboxes.item,
+            chat.inboxes.companions,
+            people.credentials.authenticate,
+            mend=syncs.mend,
+            versions=syncs.versions,
+            is_shared=lambda: settings.bus != LOCAL_BUS,
+        )
         stack.push_async_callback(hub.stop)
+        await bus.start()
+        stack.push_async_callback(bus.stop)
         stack.push_async_callback(
             _within, CHANGES_TIMEOUT_S, unfinished.wait, "changes were cut short"
         )
@@ -286,6 +298,21 @@ async def read_secret(store: Store, name: str) -> bytes:
         raise Unavailable("The store's secret can't be read.")
     value: bytes = item["value"]
     return value
+
+
+def _bus(settings: Settings, cursors: Cursors, node_id: str, metrics: Metrics) -> Bus:
+    """What talks to the other nodes of this store; the store's own secret names their channel."""
+    if settings.bus == LOCAL_BUS:
+        return LocalBus()
+    try:
+        channel = cursors.seal("bus", [])
+        bus = RedisBus(settings.bus, channel=channel, node_id=node_id, metrics=metrics)
+    except ValueError as error:
+        raise SettingRefused(f"bus: {error}") from error
+    metrics.watch(
+        "tidings_bus_connected", "Whether other nodes are heard: 1 or 0.", lambda: bus.is_connected
+    )
+    return bus
 
 
 def _policy(settings: Settings) -> Policy | None:

@@ -10,6 +10,8 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 import msgspec
 
+LOCAL_BUS = "local:"
+"""The bus of a node that is alone."""
 ENVIRONMENT_PREFIX = "TIDINGS_"
 
 _REGION = re.compile(r"[a-z0-9-]{1,40}")
@@ -45,7 +47,7 @@ class Settings(msgspec.Struct, frozen=True):
     """What one service needs to know. Each comes from an option or from `TIDINGS_<NAME>`."""
 
     store: str = "sqlite:///tidings.db"
-    bus: str = "local:"
+    bus: str = LOCAL_BUS
     blobs: str = "file:///tidings-blobs"
     host: str = "127.0.0.1"
     port: Annotated[int, msgspec.Meta(ge=0, le=65_535)] = 8080

@@ -58,6 +58,18 @@ class Metrics:
             "Faults injected on purpose, by table and kind.",
             ("table", "kind"),
         )
+        self._bus_messages = self._counter(
+            "tidings_bus_messages", "Messages between nodes: sent, received, dropped.", ("fate",)
+        )
+        self._bus_by_fate = {
+            fate: self._bus_messages.labels(fate) for fate in ("sent", "received", "dropped")
+        }
+        self._bus_gaps = self._counter(
+            "tidings_bus_gaps", "Times when messages of other nodes may have been lost."
+        )
+        self._mends = self._counter(
+            "tidings_mends", "Connections that missed something and were told from the store."
+        )
         self._errors = self._counter("tidings_errors", "Unexpected errors, by place.", ("place",))
         self._by_status: dict[tuple[str, int], Counter] = {}
         self._by_route: dict[str, Histogram] = {}
@@ -102,6 +114,18 @@ class Metrics:
     def overflowed(self) -> None:
         """A connection was closed because it did not read."""
         self._overflows.inc()
+
+    def bus(self, fate: str, messages: int) -> None:
+        """Messages between nodes were `sent`, `received` or `dropped`."""
+        self._bus_by_fate[fate].inc(messages)
+
+    def bus_gap(self) -> None:
+        """Messages of other nodes may have been lost."""
+        self._bus_gaps.inc()
+
+    def mended(self) -> None:
+        """A connection that missed something was told from the store."""
+        self._mends.inc()
 
     def store_batch(self, sets: int) -> None:
         """The store committed one transaction of that many write sets."""

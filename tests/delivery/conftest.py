@@ -19,6 +19,7 @@ from tests.delivery.ledger import WORKSPACE, Ledger
 from tidings import wire
 from tidings.clock import system_clock
 from tidings.cursors import Cursors
+from tidings.delivery.bus import Bus, LocalBus
 from tidings.delivery.events import Events
 from tidings.delivery.hub import Hub
 from tidings.delivery.queues import first_cursor
@@ -125,10 +126,14 @@ class Socket:
 class Node:
     """One node of the service, as far as delivery goes."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(
+        self, store: Store, bus: Bus | None = None, *, ledger: Ledger | None = None
+    ) -> None:
+        """With a ledger that several nodes share, its commits are told by whom it likes."""
         self.store = store
         self.cursors = Cursors(b"a secret of the tests")
-        self.hub = Hub(self.cursors, Metrics())
+        self.bus = bus or LocalBus()
+        self.hub = Hub(self.cursors, Metrics(), self.bus)
         self.people = People(
             store,
             system_clock,
@@ -140,7 +145,8 @@ class Node:
             on_revoked=self.hub.on_revoked,
             first_cursor=partial(first_cursor, store, self.cursors),
         )
-        self.ledger = Ledger(store, self.hub.publish, self.hub.signal)
+        self.ledger = ledger or Ledger(store, self.hub.publish, self.hub.signal)
+        self.is_shared = ledger is not None
         self.syncs = Syncs(store, self.cursors, self.people.credentials, self.hub)
         self.sockets = Sockets(
             self.hub,
@@ -180,8 +186,14 @@ class Node:
 
     async def start(self) -> None:
         self.hub.start(
-            self.ledger.inbox_item, self.ledger.companions, self.people.credentials.authenticate
+            self.ledger.inbox_item,
+            self.ledger.companions,
+            self.people.credentials.authenticate,
+            mend=self.syncs.mend,
+            versions=self.syncs.versions,
+            is_shared=lambda: self.is_shared,
         )
+        await self.bus.start()
         await self.server.start_server()
         self.client = aiohttp.ClientSession()
 
@@ -189,6 +201,7 @@ class Node:
         await self.client.close()
         await self.server.close()
         await self.syncs.queues.stop()
+        await self.bus.stop()
         await self.hub.stop()
 
     async def device(self, user_id: str, role: wire.Role = "customer") -> Device:

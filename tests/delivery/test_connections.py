@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -133,7 +134,7 @@ async def test_holding_again_keeps_the_position() -> None:
     assert skin.versions == [2, 3]
 
 
-async def test_jump_ends_the_connection() -> None:
+async def test_jump_ends_a_connection_that_nobody_mends() -> None:
     one, skin = connection()
     one.go_live(1)
     one.tell(told(3))
@@ -141,6 +142,73 @@ async def test_jump_ends_the_connection() -> None:
     await turn()
     assert skin.writes == []
     assert skin.closed is CloseCode.BEHIND
+
+
+async def test_what_comes_too_early_waits_for_what_is_late() -> None:
+    one, skin = connection()
+    asked: list[Connection] = []
+    one.on_gap = asked.append
+    one.go_live(1)
+    for version in (4, 3, 4, 1):
+        one.tell(told(version))
+    await turn()
+    assert (skin.versions, one.is_complete, asked) == ([], False, [one])
+    one.tell(told(2))
+    one.tell(told(5))
+    await turn()
+    assert (skin.versions, one.is_complete, asked) == ([2, 3, 4, 5], True, [one])
+    one.tell(told(7))
+    assert asked == [one, one]
+    assert skin.closed is None
+
+
+async def test_version_that_nobody_told_of_is_a_gap() -> None:
+    one, skin = connection()
+    asked: list[Connection] = []
+    one.on_gap = asked.append
+    one.expect(3)
+    assert not one.go_live(2), "the catch-up has to go on"
+    assert asked == []
+    assert one.go_live(3)
+    one.expect(3)
+    assert one.is_complete
+    one.expect(4)
+    assert asked == [one]
+    one.tell(told(4))
+    await turn()
+    assert (skin.versions, one.is_complete) == ([4], True)
+
+
+async def test_gap_that_a_reply_leaves_is_mended_later() -> None:
+    one, skin = connection()
+    asked: list[Connection] = []
+    one.on_gap = asked.append
+    one.go_live(1)
+    one.hold()
+    for version in (2, 4):
+        one.tell(told(version))
+    one.resume(1)
+    await turn()
+    assert (skin.versions, asked) == ([2], [one])
+    one.hold()
+    one.resume(3)
+    await turn()
+    assert (skin.versions, asked, one.is_complete) == ([2, 4], [one], True)
+
+
+async def test_early_updates_are_bounded() -> None:
+    one, skin = connection()
+    one.on_gap = lambda _: None
+    one.go_live(0)
+    for version in range(2, 2 * HELD_UPDATES_MAX + 4):
+        one.tell(told(version))
+    one.tell(told(1))
+    await turn()
+    assert not one.is_complete
+    assert len(skin.versions) < HELD_UPDATES_MAX
+    one.hold()
+    assert one.go_live(2 * HELD_UPDATES_MAX + 3)
+    assert one.is_complete
 
 
 async def test_everything_ready_at_one_moment_is_written_at_once() -> None:
@@ -199,7 +267,13 @@ async def started(hub: Hub, rows: asyncio.Queue[None], *, is_broken: bool = Fals
     async def authenticate(token: str) -> Caller:
         return BOB
 
-    hub.start(inbox_item, companions, authenticate)
+    async def mend(one: Connection) -> None:
+        raise Unavailable
+
+    async def versions(users: Sequence[tuple[str, str]], is_exact: bool) -> list[int]:
+        return [0 for _ in users]
+
+    hub.start(inbox_item, companions, authenticate, mend=mend, versions=versions)
 
 
 async def test_updates_wait_for_the_row_that_an_earlier_one_needs() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from enum import IntEnum
 from typing import Protocol
 
@@ -13,7 +14,7 @@ from tidings.people.callers import Caller
 OUTBOX_BYTES_MAX = 1024 * 1024
 """Bytes that may wait for a device; one that reads slower than that is told to catch up."""
 HELD_UPDATES_MAX = 256
-"""Updates kept back during one catch-up; past it the catch-up reads once more instead."""
+"""Updates kept back during one catch-up or gap; past it what is missing is read instead."""
 DRAIN_S = 20.0
 """How long a device may take to read one window of a catch-up."""
 
@@ -112,12 +113,14 @@ class Connection:
     """What one device is told, in order and without a gap, or else the connection ends.
 
     It starts out holding: updates are kept back until `go_live` names the version that the
-    device's catch-up reached. From then on each update's version is one above the last.
+    device's catch-up reached. From then on each update's version is one above the last. One that
+    comes too early is kept until those before it came; `on_gap` sees to it that they do.
     """
 
     __slots__ = (
-        "_has_missed",
-        "_held",
+        "_early",
+        "_is_holding",
+        "_known_version",
         "_outboxes",
         "_pending",
         "_pending_bytes",
@@ -126,6 +129,8 @@ class Connection:
         "close_code",
         "heard_at_s",
         "in_flight",
+        "on_gap",
+        "reading",
         "token",
         "version",
     )
@@ -141,12 +146,19 @@ class Connection:
         """Frames of the device that have no answer yet."""
         self.close_code: CloseCode | None = None
         """Why the connection is ending, once it is."""
+        self.on_gap: Callable[[Connection], None] = Connection.fall_behind
+        """Called when the device is found to have missed something: to `mend` it soon."""
+        self.reading = asyncio.Lock()
+        """Held by whoever holds updates back while reading from the store."""
         self._skin = skin
         self._outboxes = outboxes
         self._pending: list[tuple[bytes, int]] = []
         self._pending_bytes = 0
-        self._held: list[Told] | None = []
-        self._has_missed = False
+        self._is_holding = True
+        self._early: dict[int, Told] | None = {}
+        """Updates kept back, by version; None while there is nothing to wait for."""
+        self._known_version = 0
+        """The last version that there is known to be, once it is past what was told."""
 
     @property
     def way(self) -> str:
@@ -158,42 +170,75 @@ class Connection:
         """Whether everything is answered and was taken by the network."""
         return not (self.in_flight or self._pending or self._skin.buffered_bytes())
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether the device was told everything that is known to be."""
+        return self._early is None
+
     def hold(self) -> None:
-        """Keep updates back until the next `go_live`."""
-        self._held = []
-        self._has_missed = False
+        """Keep updates back until the next `go_live` or `resume`."""
+        self._is_holding = True
+        if self._early is None:
+            self._early = {}
 
     def go_live(self, version: int) -> bool:
         """Tell what was held beyond `version`, and from now on everything at once.
 
-        False, and still holding, if more had come than could be held: read again first.
+        False, and still holding, if something between is missing: read again first.
         """
-        held = self._held
-        if self._has_missed:
-            self.hold()
+        self.version = reached = max(self.version, version)
+        early = {v: told for v, told in (self._early or {}).items() if v > reached}
+        self._early = early
+        while reached + 1 in early:
+            reached += 1
+        if reached < self._known_version:
             return False
-        self._held = None
-        self.version = max(self.version, version)
-        for told in held or ():
-            self.tell(told)
+        self._is_holding = False
+        self._go_on()
         return True
+
+    def resume(self, version: int) -> None:
+        """Like `go_live`, but what is missing is told later, in its turn."""
+        if not self.go_live(version):
+            self._is_holding = False
+            self._go_on()
+            self.on_gap(self)
 
     def tell(self, told: Told) -> None:
         """Tell of one commit; what the device knows already is left out."""
-        held = self._held
-        if held is not None:
-            if len(held) < HELD_UPDATES_MAX and not self._has_missed:
-                held.append(told)
-            else:
-                held.clear()
-                self._has_missed = True
-        elif told.version == self.version + 1:
-            self.version = told.version
-            self._outboxes.count(self._skin.way, told.count)
-            for piece in self._skin.pieces(told):
-                self._put(piece)
+        if told.version == self.version + 1 and not self._is_holding:
+            self._say(told)
+            if self._early is not None:
+                self._go_on()
         elif told.version > self.version:
-            self.fall_behind()
+            self.expect(told.version)
+            early = self._early
+            if early is not None and len(early) >= HELD_UPDATES_MAX:
+                early.clear()
+            if early is not None:
+                early[told.version] = told
+
+    def expect(self, version: int) -> None:
+        """There is this version: what the device was not told of by now was missed, or is late."""
+        if version > self.version:
+            self._known_version = max(self._known_version, version)
+            if self._early is None:
+                self._early = {}
+                self.on_gap(self)
+
+    def _go_on(self) -> None:
+        """Tell what was early and is not any more."""
+        early = self._early
+        while early and (told := early.pop(self.version + 1, None)) is not None:
+            self._say(told)
+        if self.version >= self._known_version:
+            self._early = None
+
+    def _say(self, told: Told) -> None:
+        self.version = told.version
+        self._outboxes.count(self._skin.way, told.count)
+        for piece in self._skin.pieces(told):
+            self._put(piece)
 
     def put(self, name: str, frame: bytes, cursor: str | None = None) -> None:
         """Send one frame after what was put before it."""

@@ -10,13 +10,17 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TypeAlias
 
+import msgspec
 import structlog
 
 from tidings import wire
-from tidings.chat.updates import UserUpdate
+from tidings.chat.updates import UserUpdate, decode_updates, encode_updates
 from tidings.cursors import Cursors
 from tidings.delivery import frames
+from tidings.delivery.audiences import Audience, Poll
+from tidings.delivery.bus import Bus, LocalBus
 from tidings.delivery.connections import CloseCode, Connection, Outboxes
+from tidings.delivery.mending import Mend, Mending, Versions
 from tidings.delivery.presence import Companions, Presence
 from tidings.delivery.queues import complete, seal
 from tidings.errors import Conflict, Forbidden, NotFound, TidingsError, Unauthorized, Unavailable
@@ -33,6 +37,8 @@ MARKED_USERS_MAX = 10_000
 BEAT_S = 1.0
 CHECK_BEATS = 3
 """Each connection is looked after every so many beats."""
+CHECKS_MAX = 16
+"""Connections whose callers are checked at the same time."""
 ROW_DEADLINE_S = 5.0
 DRAIN_S = 2.5
 """How long a planned stop waits for devices to read what was sent to them."""
@@ -47,72 +53,28 @@ InboxItem: TypeAlias = Callable[[str, str, str], Awaitable[wire.InboxItem]]
 Authenticate: TypeAlias = Callable[[str], Awaitable[Caller]]
 """A token to its caller. Raises Unauthorized."""
 
+UPDATES, SIGNAL, ROLES, REVOKED, NUDGE = "updates", "signal", "roles", "revoked", "nudge"
+"""Topics of the bus."""
+
 _log = structlog.get_logger(__name__)
-
-
-class Poll:
-    """A long poll that waits: woken by news, or ended by an error."""
-
-    __slots__ = ("_error", "_news")
-
-    def __init__(self) -> None:
-        self._news = asyncio.Event()
-        self._error: TidingsError | None = None
-
-    def wake(self) -> None:
-        """There is something to read."""
-        self._news.set()
-
-    def end(self, error: TidingsError) -> None:
-        """Let the poll raise the error."""
-        self._error = error
-        self._news.set()
-
-    def clear(self) -> None:
-        """Forget the news so far: what they told of is about to be read."""
-        if self._error is None:
-            self._news.clear()
-
-    async def wait(self, timeout_s: float) -> bool:
-        """Whether there was news before the time was up. Raises the error that ended it."""
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._news.wait()
-        except TimeoutError:
-            return False
-        if self._error is not None:
-            raise self._error
-        return True
-
-
-class Audience:
-    """The devices of one user on this node."""
-
-    __slots__ = ("connections", "cursor", "lane", "polls", "user_id", "version", "workspace")
-
-    def __init__(self, workspace: str, user_id: str) -> None:
-        self.workspace = workspace
-        self.user_id = user_id
-        self.connections: list[Connection] = []
-        self.polls: dict[str, Poll] = {}
-        """The waiting poll of each session."""
-        self.lane: deque[UserUpdate] | None = None
-        """Updates that wait their turn while an inbox row is being read."""
-        self.version = 0
-        self.cursor = ""
-        """The cursor of `version`, the last that was told."""
+_pack = msgspec.msgpack.Encoder().encode
+_unpack_signal = msgspec.msgpack.Decoder(tuple[str, list[str], str, bytes]).decode
+_unpack_revoked = msgspec.msgpack.Decoder(tuple[str, str, str | None]).decode
+_unpack_nudge = msgspec.msgpack.Decoder(tuple[str, list[str]]).decode
 
 
 class Hub:
     """All live connections and waiting polls of this node.
 
-    Updates of one user reach each of their devices in the order of publishing. Nothing here
-    blocks or touches the store, but for the inbox rows that `room` frames carry.
+    Updates of one user reach each of their devices in the order of their versions, from whatever
+    node they come. What happens here is told to the other nodes over the bus, and what they tell
+    to the devices here. Nothing here blocks, or touches the store but in tasks of its own.
     """
 
-    def __init__(self, cursors: Cursors, metrics: Metrics) -> None:
+    def __init__(self, cursors: Cursors, metrics: Metrics, bus: Bus | None = None) -> None:
         self._cursors = cursors
         self._metrics = metrics
+        self._bus = bus or LocalBus()
         self._audiences: dict[str, dict[str, Audience]] = {}
         self._roles: dict[tuple[str, str], set[Connection]] = {}
         self._wheels: list[dict[Connection, None]] = [{} for _ in range(CHECK_BEATS)]
@@ -123,18 +85,38 @@ class Hub:
         self._counter = 0
         self.presence = Presence(self.signal)
         self.outboxes = Outboxes(metrics)
+        self.mending = Mending(self._audience, metrics)
         self.is_draining = False
+        self._bus.on(UPDATES, self._take_updates)
+        self._bus.on(SIGNAL, self._take_signal)
+        self._bus.on(ROLES, self._take_roles)
+        self._bus.on(REVOKED, self._take_revoked)
+        self._bus.on(NUDGE, self._take_nudge)
+        self._bus.on_gap = self._compare_all
 
     # Life of the hub
 
     def start(
-        self, inbox_item: InboxItem, companions: Companions, authenticate: Authenticate
+        self,
+        inbox_item: InboxItem,
+        companions: Companions,
+        authenticate: Authenticate,
+        *,
+        mend: Mend,
+        versions: Versions,
+        is_shared: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Begin to look after connections; must be called on the running loop."""
+        """Begin to look after connections; must be called on the running loop.
+
+        `is_shared` says whether other nodes are at work on the same store.
+        """
         self._inbox_item = inbox_item
         self._authenticate = authenticate
+        self._is_shared = is_shared
         self._spawn(self._beat)
         self._spawn(partial(self.presence.run, companions))
+        self._spawn(partial(self.mending.run_mends, mend))
+        self._spawn(partial(self.mending.run_comparisons, versions))
 
     async def stop(self) -> None:
         """End what the hub runs by itself."""
@@ -167,6 +149,11 @@ class Hub:
             session_id in audience.polls
             or any(one.caller.session_id == session_id for one in audience.connections)
         )
+
+    @property
+    def _all_audiences(self) -> Iterator[Audience]:
+        for audiences in self._audiences.values():
+            yield from audiences.values()
 
     def _audience(self, workspace: str, user_id: str) -> Audience | None:
         audiences = self._audiences.get(workspace)
@@ -203,6 +190,7 @@ class Hub:
             yield False
             return
         audience.connections.append(connection)
+        connection.on_gap = self.mending.ask
         self._enrol(connection)
         self._counter += 1
         wheel = self._wheels[self._counter % CHECK_BEATS]
@@ -251,6 +239,14 @@ class Hub:
 
     def publish(self, workspace: str, updates: Sequence[UserUpdate]) -> None:
         """Tell the devices of each user what a commit changed (`chat.updates.Publish`)."""
+        self._deliver(workspace, updates)
+        if self._bus.is_connected and updates:
+            self._bus.send(UPDATES, encode_updates(workspace, updates))
+
+    def _take_updates(self, body: bytes) -> None:
+        self._deliver(*decode_updates(body))
+
+    def _deliver(self, workspace: str, updates: Sequence[UserUpdate]) -> None:
         audiences = self._audiences.get(workspace)
         for update in updates:
             has_marks = has_row_changed = False
@@ -272,7 +268,7 @@ class Hub:
                 if len(audience.lane) < LANE_UPDATES_MAX:
                     audience.lane.append(update)
                 else:
-                    _send_behind(audience)
+                    audience.send_behind()
             elif has_row_changed:
                 lane = audience.lane = deque((update,))
                 self._spawn(partial(self._run_lane, audience, lane))
@@ -305,7 +301,7 @@ class Hub:
                 self._tell(audience, update, items)
         except (TidingsError, TimeoutError) as error:
             _log.warning("inbox row not read", error=str(error))
-            _send_behind(audience)
+            audience.send_behind()
         finally:
             audience.lane = None
 
@@ -339,28 +335,63 @@ class Hub:
         marked = self._marked.get((workspace, user_id), ())
         return list(dict.fromkeys(room for version, room in marked if version > since_version))
 
+    def nudge(self, workspace: str, user_ids: Sequence[str]) -> None:
+        """See on all nodes whether these users have versions that nobody told them of."""
+        self.mending.compare(workspace, user_ids)
+        if self._bus.is_connected:
+            self._bus.send(NUDGE, _pack((workspace, user_ids)))
+
+    def _take_nudge(self, body: bytes) -> None:
+        self.mending.compare(*_unpack_nudge(body))
+
+    def _compare_all(self) -> None:
+        self.mending.compare_all(self._all_audiences, is_exact=True)
+
     def signal(self, workspace: str, user_ids: Sequence[str], frame: dict[str, object]) -> None:
         """Send a frame that is not stored to users' devices (`chat.updates.Signal`)."""
-        audiences = self._audiences.get(workspace)
-        if audiences is None:
-            return
-        encoded = b""
+        name, encoded = str(frame["type"]), frames.encode(frame)
+        self._signal(workspace, user_ids, name, encoded)
+        if self._bus.is_connected:
+            self._bus.send(SIGNAL, _pack((workspace, user_ids, name, encoded)))
+
+    def _take_signal(self, body: bytes) -> None:
+        self._signal(*_unpack_signal(body))
+
+    def _signal(self, workspace: str, user_ids: Sequence[str], name: str, encoded: bytes) -> None:
+        audiences = self._audiences.get(workspace, {})
         for user_id in user_ids:
             audience = audiences.get(user_id)
-            if audience is not None and audience.connections:
-                encoded = encoded or frames.encode(frame)
+            if audience is not None:
                 for connection in tuple(audience.connections):
-                    connection.put(str(frame["type"]), encoded)
+                    connection.put(name, encoded)
 
     def signal_role(self, workspace: str, roles: Collection[str], frame: dict[str, object]) -> None:
         """Send a frame that is not stored to every device of a workspace's users of the roles."""
-        encoded = frames.encode(frame)
+        name, encoded = str(frame["type"]), frames.encode(frame)
+        self._signal_role(workspace, roles, name, encoded)
+        if self._bus.is_connected:
+            self._bus.send(ROLES, _pack((workspace, list(roles), name, encoded)))
+
+    def _take_roles(self, body: bytes) -> None:
+        self._signal_role(*_unpack_signal(body))
+
+    def _signal_role(
+        self, workspace: str, roles: Collection[str], name: str, encoded: bytes
+    ) -> None:
         for role in roles:
             for connection in tuple(self._roles.get((workspace, role), ())):
-                connection.put(str(frame["type"]), encoded)
+                connection.put(name, encoded)
 
     def on_revoked(self, workspace: str, user_id: str, session_id: str | None) -> None:
         """End the connections and polls of a session, or of all sessions of a user, with 4401."""
+        self._revoke(workspace, user_id, session_id)
+        if self._bus.is_connected:
+            self._bus.send(REVOKED, _pack((workspace, user_id, session_id)))
+
+    def _take_revoked(self, body: bytes) -> None:
+        self._revoke(*_unpack_revoked(body))
+
+    def _revoke(self, workspace: str, user_id: str, session_id: str | None) -> None:
         audience = self._audience(workspace, user_id)
         if audience is None:
             return
@@ -379,11 +410,24 @@ class Hub:
         while True:
             await asyncio.sleep(BEAT_S)
             beat += 1
-            self.presence.expire(loop.time())
+            now_s = loop.time()
+            self.presence.expire(now_s)
+            is_heard = self._bus.is_connected or not self._is_shared()
+            if self.mending.is_sweep_due(now_s, is_heard=is_heard):
+                self.mending.compare_all(self._all_audiences, is_exact=False)
             wheel = self._wheels[beat % CHECK_BEATS]
-            for connection in tuple(wheel):
-                if connection in wheel and connection.beat(loop.time()):
-                    await self._check(connection, wheel)
+            waiting = iter(tuple(wheel))
+            async with asyncio.TaskGroup() as group:
+                for _ in range(min(CHECKS_MAX, len(wheel))):
+                    group.create_task(self._check_each(waiting, wheel))
+
+    async def _check_each(
+        self, waiting: Iterator[Connection], wheel: dict[Connection, None]
+    ) -> None:
+        now_s = asyncio.get_running_loop().time
+        for connection in waiting:
+            if connection in wheel and connection.beat(now_s()):
+                await self._check(connection, wheel)
 
     async def _check(self, connection: Connection, wheel: dict[Connection, None]) -> None:
         """Whether the caller still is who they were: revoked elsewhere, expired, another role."""
@@ -422,10 +466,9 @@ class Hub:
         self.is_draining = True
         for connection in tuple(self.connections):
             connection.put("closing", frames.closing(self.retry_after_ms()))
-        for audiences in self._audiences.values():
-            for audience in audiences.values():
-                for poll in audience.polls.values():
-                    poll.wake()
+        for audience in self._all_audiences:
+            for poll in audience.polls.values():
+                poll.wake()
         await self._until(lambda: all(one.is_settled for one in self.connections), DRAIN_S)
         for connection in tuple(self.connections):
             connection.close(CloseCode.GOING_AWAY, "come back later")
@@ -443,11 +486,6 @@ def identity(caller: Caller) -> tuple[str, str]:
     if caller.user_id is None:
         raise Forbidden("Only sessions have a queue.")
     return caller.workspace, caller.user_id
-
-
-def _send_behind(audience: Audience) -> None:
-    for connection in tuple(audience.connections):
-        connection.fall_behind()
 
 
 async def _root(work: Callable[[], Awaitable[None]]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 import msgspec
 from msgspec import UNSET
@@ -22,8 +22,9 @@ from tidings.chat.rows import (
 from tidings.cursors import Cursors
 from tidings.delivery import frames
 from tidings.delivery.admission import Admission
+from tidings.delivery.audiences import Poll
 from tidings.delivery.connections import Connection
-from tidings.delivery.hub import Hub, Poll, identity
+from tidings.delivery.hub import Hub, identity
 from tidings.delivery.queues import POSITIONS_MAX, Acknowledgements, Position, Queues, complete
 from tidings.errors import Forbidden
 from tidings.people.callers import Caller
@@ -160,6 +161,7 @@ class Syncs:
         while True:
             poll.clear()
             reply = await self.read(caller, start, have, request.limit)
+            poll.version = reply.version
             if reply.rooms or reply.more or reply.unread_rooms is not UNSET:
                 return reply
             if self._hub.is_draining or not await poll.wait(deadline_s - loop.time()):
@@ -179,6 +181,12 @@ class Syncs:
     async def badge(self, caller: Caller) -> BadgeRow:
         """The caller's totals and version."""
         return badge_from_item(await self._store.get(BADGES, (user_key(*identity(caller)),)))
+
+    async def versions(self, users: Sequence[tuple[str, str]], is_exact: bool) -> list[int]:
+        """The versions of (workspace, user id) pairs, at most PAGE_ITEMS_MAX."""
+        keys = [(user_key(*user),) for user in users]
+        items = await self._store.get_many(BADGES, keys, consistent=is_exact)
+        return [badge_from_item(item).version for item in items]
 
     async def read(
         self,
@@ -352,8 +360,27 @@ class Syncs:
         The connection is holding, and reached by the hub, from before the call.
         """
         self._say_ready(caller, start, connection)
+        await self._put_windows(caller, start, have, connection)
+
+    async def mend(self, connection: Connection) -> None:
+        """Put all that the device missed since the version it was told of, and go live again.
+
+        Raises Unavailable, and ConnectionError if the device is gone; it is still holding then.
+        """
+        async with connection.reading:
+            if not connection.is_complete:
+                connection.hold()
+                position = complete(connection.version)
+                await self._put_windows(connection.caller, position, {}, connection)
+
+    async def _put_windows(
+        self,
+        caller: Caller,
+        position: Position,
+        have: Mapping[str, ranges.Ranges],
+        connection: Connection,
+    ) -> None:
         lacking = dict(have)
-        position = start
         while connection.close_code is None:
             async with self.admission.pass_through():
                 reply = await self.read(caller, position, lacking, wire.LIST_LIMIT_MAX)

@@ -492,16 +492,16 @@ class _Socket:
         syncs, connection = self._sockets.syncs, self._connection
         have = parse_have(frame.have)
         start = await syncs.start(caller, frame.since)
-        connection.hold()
-        version = connection.version
-        try:
-            reply = await syncs.read(caller, start, have, frame.limit)
-            connection.put("sync", frames.synced(frame.ref, reply))
-            if not reply.more:
-                version = reply.version
-        finally:
-            if not connection.go_live(version):
-                connection.fall_behind()
+        async with connection.reading:
+            connection.hold()
+            version = connection.version
+            try:
+                reply = await syncs.read(caller, start, have, frame.limit)
+                connection.put("sync", frames.synced(frame.ref, reply))
+                if not reply.more:
+                    version = reply.version
+            finally:
+                connection.resume(version)
 
 
 class _Gone(Exception):
