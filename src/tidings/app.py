@@ -36,6 +36,7 @@ from tidings.delivery.hub import Hub
 from tidings.delivery.redis import RedisBus
 from tidings.delivery.syncs import Syncs
 from tidings.delivery.websocket import Sockets
+from tidings.delivery.whereabouts import Alone, Whereabouts
 from tidings.engines import open_engine, priced
 from tidings.errors import Unavailable, ValidationFailed
 from tidings.ids import IdMaker
@@ -118,9 +119,9 @@ async def open_app(
         store, cost_source = priced(engine, settings.store_address)
         cursors = Cursors(await read_secret(store, CURSOR_SECRET))
         ids = IdMaker(clock)
-        node_id = ids.new("node")
-        bus = _bus(settings, cursors, node_id, metrics)
-        hub = Hub(cursors, metrics, bus)
+        peers = Alone(ids.new("node"))
+        bus = _bus(settings, cursors, peers.node_id, metrics)
+        hub = Hub(cursors, metrics, bus, Whereabouts(store, clock, peers))
 
         async def first_cursor(workspace: str, user_id: str) -> str:
             return await queues.first_cursor(store, cursors, workspace, user_id)
@@ -138,8 +139,8 @@ async def open_app(
             cursors,
             policy=policy,
             shares_room=shares_room,
-            is_online=hub.is_online,
-            is_session_online=hub.is_session_online,
+            who_is_online=hub.presence.online,
+            online_sessions=hub.presence.online_sessions,
             erase=erase,
             on_revoked=hub.on_revoked,
             first_cursor=first_cursor,
@@ -190,7 +191,6 @@ async def open_app(
             people.credentials.authenticate,
             mend=syncs.mend,
             versions=syncs.versions,
-            is_shared=lambda: settings.bus != LOCAL_BUS,
         )
         stack.push_async_callback(hub.stop)
         await bus.start()

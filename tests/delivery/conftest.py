@@ -25,6 +25,7 @@ from tidings.delivery.hub import Hub
 from tidings.delivery.queues import first_cursor
 from tidings.delivery.syncs import Syncs
 from tidings.delivery.websocket import Sockets
+from tidings.delivery.whereabouts import Alone, Peers, Whereabouts
 from tidings.errors import TidingsError
 from tidings.ids import IdMaker
 from tidings.metrics import Metrics
@@ -127,26 +128,31 @@ class Node:
     """One node of the service, as far as delivery goes."""
 
     def __init__(
-        self, store: Store, bus: Bus | None = None, *, ledger: Ledger | None = None
+        self,
+        store: Store,
+        bus: Bus | None = None,
+        *,
+        ledger: Ledger | None = None,
+        peers: Peers | None = None,
     ) -> None:
         """With a ledger that several nodes share, its commits are told by whom it likes."""
         self.store = store
         self.cursors = Cursors(b"a secret of the tests")
         self.bus = bus or LocalBus()
-        self.hub = Hub(self.cursors, Metrics(), self.bus)
+        whereabouts = Whereabouts(store, system_clock, peers or Alone())
+        self.hub = Hub(self.cursors, Metrics(), self.bus, whereabouts)
         self.people = People(
             store,
             system_clock,
             IdMaker(system_clock),
             self.cursors,
             policy=None,
-            is_online=self.hub.is_online,
-            is_session_online=self.hub.is_session_online,
+            who_is_online=self.hub.presence.online,
+            online_sessions=self.hub.presence.online_sessions,
             on_revoked=self.hub.on_revoked,
             first_cursor=partial(first_cursor, store, self.cursors),
         )
         self.ledger = ledger or Ledger(store, self.hub.publish, self.hub.signal)
-        self.is_shared = ledger is not None
         self.syncs = Syncs(store, self.cursors, self.people.credentials, self.hub)
         self.sockets = Sockets(
             self.hub,
@@ -191,7 +197,6 @@ class Node:
             self.people.credentials.authenticate,
             mend=self.syncs.mend,
             versions=self.syncs.versions,
-            is_shared=lambda: self.is_shared,
         )
         await self.bus.start()
         await self.server.start_server()

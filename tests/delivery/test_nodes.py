@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -26,10 +26,12 @@ from tidings.delivery import redis as redis_bus
 from tidings.delivery.bus import Bus
 from tidings.delivery.connections import CloseCode
 from tidings.delivery.redis import RedisBus
+from tidings.delivery.whereabouts import Alone, Peer
 from tidings.errors import Unavailable
 from tidings.metrics import Metrics
+from tidings.people.callers import Caller
 from tidings.storage.interface import Store
-from tidings.storage.tables import BADGES, user_key
+from tidings.storage.tables import BADGES, PRESENCE, user_key
 
 
 class Cluster:
@@ -41,7 +43,11 @@ class Cluster:
         self.teller: int | None = None
         """The node that tells of commits; None: any of them, and NOBODY: none."""
         self.ledger = Ledger(store, self._publish, self._signal)
-        self.nodes = [Node(store, bus, ledger=self.ledger) for bus in buses]
+        self.live = [Alone(f"node_{number}") for number in range(len(buses))]
+        self.nodes = [
+            Node(store, bus, ledger=self.ledger, peers=View(self, f"node_{number}"))
+            for number, bus in enumerate(buses)
+        ]
 
     def _publish(self, workspace: str, updates: Sequence[UserUpdate]) -> None:
         if self.teller != NOBODY:
@@ -60,6 +66,21 @@ class Cluster:
 
 
 NOBODY = -1
+
+
+class View:
+    """What a node of a cluster knows of the others."""
+
+    def __init__(self, cluster: Cluster, node_id: str) -> None:
+        self.node_id = node_id
+        self._cluster = cluster
+
+    @property
+    def live(self) -> Sequence[Peer]:
+        return self._cluster.live
+
+    def is_live(self, node_id: str) -> bool:
+        return any(one.node_id == node_id for one in self.live)
 
 
 class Roaming:
@@ -312,3 +333,121 @@ async def test_poll_at_another_node_wakes_without_a_bus(store: Store) -> None:
         async with asyncio.timeout(DEADLINE_S):
             reply = await poll
         assert [e.text for room in reply.rooms for e in room.entries] == ["hello"]
+
+
+KEY = Caller(
+    workspace=WORKSPACE, kind="api_key", credential_id="key_test", scopes=frozenset({"users"})
+)
+
+
+async def until(holds: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        while not await holds():
+            await asyncio.sleep(0.01)
+
+
+async def rows(store: Store) -> list[str]:
+    return sorted(item["place"].rsplit("#", 1)[0] for item in (await store.scan(PRESENCE)).items)
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_every_node_knows_who_is_online(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tidings.delivery.presence.OFFLINE_AFTER_S", 0.05)
+    async with clustered(store, [None, None], random.Random(0)) as cluster:
+        users = [node.people.users for node in cluster.nodes]
+
+        async def online(number: int) -> list[str]:
+            found = await users[number].list(KEY, online=True)
+            one_by_one = [each for each in people if (await users[number].get(KEY, each)).is_online]
+            shown = [user.id for user in found.items]
+            return shown if shown == one_by_one else ["not the same yet"]
+
+        people = sorted(f"user{number}" for number in range(30))
+        at = {user_id: await devices(cluster, user_id) for user_id in people}
+        sockets = {user_id: await at[user_id][0].ready() for user_id in people[::3]}
+        again = await at["user0"][1].ready()
+        assert await online(0) == people[::3]
+        await until(lambda: is_equal(online(1), people[::3]))
+        await until(
+            lambda: is_equal(
+                rows(store), sorted([*(f"{u}#node_0" for u in sockets), "user0#node_1"])
+            )
+        )
+        for number in range(2):
+            credentials = cluster.nodes[number].people.credentials
+            listed = await credentials.list_sessions(at[people[3]][0].caller)
+            assert [each.is_online for each in listed.items] == [True]
+
+        await sockets.pop("user0").close()
+        await sockets.pop(people[3]).close()
+        left = sorted({*sockets, "user0"})
+        for number in range(2):
+            await until(lambda: is_equal(online(number), left))  # noqa: B023
+        await until(
+            lambda: is_equal(
+                rows(store), sorted([*(f"{u}#node_0" for u in sockets), "user0#node_1"])
+            )
+        )
+
+        del cluster.live[0]  # node 0 was killed
+        assert await online(1) == ["user0"]
+        await again.close()
+
+
+async def is_equal(awaited: Awaitable[list[str]], wanted: list[str]) -> bool:
+    return await awaited == wanted
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_rows_are_written_once_there_are_other_nodes(store: Store) -> None:
+    async with clustered(store, [None, None], random.Random(0)) as cluster:
+        other = cluster.live.pop()
+        bob = (await devices(cluster, "bob"))[0]
+        socket = await bob.ready()
+        await asyncio.sleep(0.1)
+        assert await rows(store) == []
+        cluster.live.append(other)
+        await until(lambda: is_equal(rows(store), ["bob#node_0"]))
+        (row,) = (await store.scan(PRESENCE)).items
+        await asyncio.sleep(0.1)
+        assert (await store.scan(PRESENCE)).items == [row], "nothing is written while it stays"
+        await socket.close()
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_companions_at_other_nodes_are_told_of_presence(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tidings.delivery.presence.OFFLINE_AFTER_S", 0.05)
+    network = Network(0, loss=0.0, delay_s_max=0.0)
+    async with clustered(store, [network.bus(), network.bus()], random.Random(0)) as cluster:
+        await cluster.ledger.open_room("r1", "ann", "bob")
+        (_, ann), (bob, _) = await devices(cluster, "ann"), await devices(cluster, "bob")
+        at_ann = await ann.ready()
+
+        async def is_told(socket: Socket, user_id: str, *, is_online: bool) -> bool:
+            await socket.rest()
+            frame = {"type": "presence", "user_id": user_id, "is_online": is_online}
+            return frame in socket.presence
+
+        at_bob = await bob.ready()
+        await until(lambda: is_told(at_ann, "bob", is_online=True))
+        await until(lambda: is_told(at_bob, "ann", is_online=True))
+        second = await (await devices(cluster, "bob"))[1].ready()
+        await asyncio.sleep(0.1)
+        await at_bob.close()
+        await asyncio.sleep(0.2)
+        assert not await is_told(at_ann, "bob", is_online=False), "a device is left"
+        await second.close()
+        await until(lambda: is_told(at_ann, "bob", is_online=False))
+
+        at_ann.presence.clear()
+        at_bob = await bob.ready()
+        await until(lambda: is_told(at_ann, "bob", is_online=True))
+        await until(lambda: is_equal(rows(store), ["ann#node_1", "bob#node_0"]))
+        del cluster.live[0]
+        cluster.nodes[1].hub.on_node_gone("node_0")
+        await until(lambda: is_told(at_ann, "bob", is_online=False))
+        await at_bob.close()

@@ -193,7 +193,7 @@ async def test_poll_ends_when_a_message_arrives(node: Node) -> None:
     since = (await bob.sync()).cursor
     poll = asyncio.create_task(bob.sync(since=since, wait=30))
     await waiting(node, bob.caller)
-    assert node.hub.is_online("acme", "bob")
+    assert node.hub.presence.is_here("acme", "bob")
     await node.ledger.post("r1", "ann", "now")
     assert seqs(await poll) == {"r1": [1]}
 
@@ -244,7 +244,7 @@ async def test_cancelled_and_revoked_polls_are_gone(node: Node) -> None:
     await waiting(node, other.caller)
     polls[0].cancel()
     await asyncio.wait([polls[0]])
-    assert not node.hub.is_session_online("acme", "bob", bob.caller.session_id or "")
+    assert bob.caller.session_id not in await node.hub.presence.online_sessions("acme", "bob")
     await node.people.credentials.revoke_session(bob.caller, other.caller.session_id or "")
     with pytest.raises(Unauthorized):
         await polls[1]
@@ -252,7 +252,8 @@ async def test_cancelled_and_revoked_polls_are_gone(node: Node) -> None:
 
 async def waiting(node: Node, caller: Caller) -> None:
     async with asyncio.timeout(5):
-        while not node.hub.is_session_online("acme", caller.user_id or "", caller.session_id or ""):
+        presence, user_id = node.hub.presence, caller.user_id or ""
+        while caller.session_id not in await presence.online_sessions("acme", user_id):
             await asyncio.sleep(0)
         await asyncio.sleep(0.01)
 

@@ -148,8 +148,8 @@ async def test_typing_and_presence_reach_companions(node: Node) -> None:
     ann, bob = await node.device("ann"), await node.device("bob")
     await node.ledger.open_room("r1", "ann", "bob")
     at_bob = await bob.ready()
-    assert node.hub.is_online("acme", "bob")
-    assert not node.hub.is_online("acme", "ann")
+    assert node.hub.presence.is_here("acme", "bob")
+    assert not node.hub.presence.is_here("acme", "ann")
     at_ann = await ann.ready()
     await at_ann.send({"type": "typing", "room_id": "r1"})
     assert await at_bob.next() == {"type": "typing", "room_id": "r1", "user_id": "ann"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from pathlib import Path
 
 import pytest
@@ -35,10 +35,8 @@ class World:
             IdMaker(clock),
             Cursors(b"a secret of the test"),
             shares_room=self._shares_room,
-            is_online=lambda workspace, user_id: user_id in self.online,
-            is_session_online=lambda workspace, user_id, session_id: (
-                session_id in self.online_sessions
-            ),
+            who_is_online=self._who_is_online,
+            online_sessions=self._online_sessions,
             erase=self._erase,
             on_revoked=lambda *revoked: self.revoked.append(revoked),
             first_cursor=self._first_cursor,
@@ -50,6 +48,12 @@ class World:
 
     async def _shares_room(self, workspace: str, a: str, b: str) -> bool:
         return frozenset((a, b)) in self.sharing
+
+    async def _who_is_online(self, workspace: str, user_ids: Collection[str]) -> set[str]:
+        return self.online.intersection(user_ids)
+
+    async def _online_sessions(self, workspace: str, user_id: str) -> set[str]:
+        return self.online_sessions
 
     async def _erase(self, workspace: str, user_id: str) -> None:
         self.erased.append((workspace, user_id))

@@ -23,6 +23,7 @@ from tidings.delivery.connections import CloseCode, Connection, Outboxes
 from tidings.delivery.mending import Mend, Mending, Versions
 from tidings.delivery.presence import Companions, Presence
 from tidings.delivery.queues import complete, seal
+from tidings.delivery.whereabouts import Whereabouts
 from tidings.errors import Conflict, Forbidden, NotFound, TidingsError, Unauthorized, Unavailable
 from tidings.metrics import Metrics
 from tidings.people.callers import Caller
@@ -71,19 +72,28 @@ class Hub:
     to the devices here. Nothing here blocks, or touches the store but in tasks of its own.
     """
 
-    def __init__(self, cursors: Cursors, metrics: Metrics, bus: Bus | None = None) -> None:
+    def __init__(
+        self,
+        cursors: Cursors,
+        metrics: Metrics,
+        bus: Bus | None = None,
+        whereabouts: Whereabouts | None = None,
+    ) -> None:
+        """Without a bus and whereabouts there are no other nodes."""
         self._cursors = cursors
         self._metrics = metrics
         self._bus = bus or LocalBus()
+        self._whereabouts = whereabouts
         self._audiences: dict[str, dict[str, Audience]] = {}
         self._roles: dict[tuple[str, str], set[Connection]] = {}
         self._wheels: list[dict[Connection, None]] = [{} for _ in range(CHECK_BEATS)]
         self._marked: OrderedDict[tuple[str, str], deque[tuple[int, str]]] = OrderedDict()
         self._inbox_item: InboxItem | None = None
         self._authenticate: Authenticate | None = None
+        self._companions: Companions | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._counter = 0
-        self.presence = Presence(self.signal)
+        self.presence = Presence(self.signal, self._signal_here, self._bus, whereabouts)
         self.outboxes = Outboxes(metrics)
         self.mending = Mending(self._audience, metrics)
         self.is_draining = False
@@ -104,17 +114,15 @@ class Hub:
         *,
         mend: Mend,
         versions: Versions,
-        is_shared: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Begin to look after connections; must be called on the running loop.
-
-        `is_shared` says whether other nodes are at work on the same store.
-        """
+        """Begin to look after connections; must be called on the running loop."""
         self._inbox_item = inbox_item
         self._authenticate = authenticate
-        self._is_shared = is_shared
+        self._companions = companions
         self._spawn(self._beat)
         self._spawn(partial(self.presence.run, companions))
+        if self._whereabouts is not None:
+            self._spawn(self._whereabouts.run)
         self._spawn(partial(self.mending.run_mends, mend))
         self._spawn(partial(self.mending.run_comparisons, versions))
 
@@ -138,18 +146,6 @@ class Hub:
         for wheel in self._wheels:
             yield from wheel
 
-    def is_online(self, workspace: str, user_id: str) -> bool:
-        """Whether the user has a device connected now, or had a moment ago."""
-        return self.presence.is_online(workspace, user_id)
-
-    def is_session_online(self, workspace: str, user_id: str, session_id: str) -> bool:
-        """Whether this device of the user is connected now."""
-        audience = self._audience(workspace, user_id)
-        return audience is not None and (
-            session_id in audience.polls
-            or any(one.caller.session_id == session_id for one in audience.connections)
-        )
-
     @property
     def _all_audiences(self) -> Iterator[Audience]:
         for audiences in self._audiences.values():
@@ -164,7 +160,6 @@ class Hub:
         audience = audiences.get(user_id)
         if audience is None:
             audience = audiences[user_id] = Audience(workspace, user_id)
-            self.presence.come(workspace, user_id)
         return audience
 
     def _leave(self, audience: Audience) -> None:
@@ -175,8 +170,15 @@ class Hub:
             del audiences[audience.user_id]
             if not audiences:
                 del self._audiences[audience.workspace]
-            now_s = asyncio.get_running_loop().time()
-            self.presence.go(audience.workspace, audience.user_id, now_s)
+
+    @contextmanager
+    def _present(self, caller: Caller) -> Iterator[None]:
+        device = (*identity(caller), caller.session_id or "")
+        self.presence.come(device)
+        try:
+            yield
+        finally:
+            self.presence.go(device, asyncio.get_running_loop().time())
 
     @contextmanager
     def connected(self, connection: Connection) -> Iterator[bool]:
@@ -197,7 +199,8 @@ class Hub:
         wheel[connection] = None
         self._metrics.connected(connection.way)
         try:
-            yield True
+            with self._present(connection.caller):
+                yield True
         finally:
             self._metrics.disconnected(connection.way)
             del wheel[connection]
@@ -228,7 +231,8 @@ class Hub:
         poll = audience.polls[session_id] = Poll()
         self._metrics.connected("poll")
         try:
-            yield poll
+            with self._present(caller):
+                yield poll
         finally:
             self._metrics.disconnected("poll")
             if audience.polls.get(session_id) is poll:
@@ -344,20 +348,31 @@ class Hub:
     def _take_nudge(self, body: bytes) -> None:
         self.mending.compare(*_unpack_nudge(body))
 
+    def on_node_gone(self, node_id: str) -> None:
+        """Another node is gone: what it did last it may not have told."""
+        self._compare_all()
+        if self._companions is not None:
+            self._spawn(partial(self.presence.tell_gone, node_id, self._companions))
+
     def _compare_all(self) -> None:
         self.mending.compare_all(self._all_audiences, is_exact=True)
 
     def signal(self, workspace: str, user_ids: Sequence[str], frame: dict[str, object]) -> None:
         """Send a frame that is not stored to users' devices (`chat.updates.Signal`)."""
         name, encoded = str(frame["type"]), frames.encode(frame)
-        self._signal(workspace, user_ids, name, encoded)
+        self._put(workspace, user_ids, name, encoded)
         if self._bus.is_connected:
             self._bus.send(SIGNAL, _pack((workspace, user_ids, name, encoded)))
 
-    def _take_signal(self, body: bytes) -> None:
-        self._signal(*_unpack_signal(body))
+    def _signal_here(
+        self, workspace: str, user_ids: Sequence[str], frame: dict[str, object]
+    ) -> None:
+        self._put(workspace, user_ids, str(frame["type"]), frames.encode(frame))
 
-    def _signal(self, workspace: str, user_ids: Sequence[str], name: str, encoded: bytes) -> None:
+    def _take_signal(self, body: bytes) -> None:
+        self._put(*_unpack_signal(body))
+
+    def _put(self, workspace: str, user_ids: Sequence[str], name: str, encoded: bytes) -> None:
         audiences = self._audiences.get(workspace, {})
         for user_id in user_ids:
             audience = audiences.get(user_id)
@@ -368,14 +383,14 @@ class Hub:
     def signal_role(self, workspace: str, roles: Collection[str], frame: dict[str, object]) -> None:
         """Send a frame that is not stored to every device of a workspace's users of the roles."""
         name, encoded = str(frame["type"]), frames.encode(frame)
-        self._signal_role(workspace, roles, name, encoded)
+        self._put_for_roles(workspace, roles, name, encoded)
         if self._bus.is_connected:
             self._bus.send(ROLES, _pack((workspace, list(roles), name, encoded)))
 
     def _take_roles(self, body: bytes) -> None:
-        self._signal_role(*_unpack_signal(body))
+        self._put_for_roles(*_unpack_signal(body))
 
-    def _signal_role(
+    def _put_for_roles(
         self, workspace: str, roles: Collection[str], name: str, encoded: bytes
     ) -> None:
         for role in roles:
@@ -411,8 +426,8 @@ class Hub:
             await asyncio.sleep(BEAT_S)
             beat += 1
             now_s = loop.time()
-            self.presence.expire(now_s)
-            is_heard = self._bus.is_connected or not self._is_shared()
+            self.presence.look(now_s)
+            is_heard = self._bus.is_connected or not self.presence.is_shared
             if self.mending.is_sweep_due(now_s, is_heard=is_heard):
                 self.mending.compare_all(self._all_audiences, is_exact=False)
             wheel = self._wheels[beat % CHECK_BEATS]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from typing import TypeAlias
 
 import msgspec
@@ -84,8 +84,8 @@ OnRevoked: TypeAlias = Callable[[str, str, str | None], None]
 """(workspace, user id, session id): a session ended, None for all of the user's."""
 FirstCursor: TypeAlias = Callable[[str, str], Awaitable[str | None]]
 """(workspace, user id): where the queue of a new session starts."""
-IsSessionOnline: TypeAlias = Callable[[str, str, str], bool]
-"""(workspace, user id, session id): whether the device is connected."""
+OnlineSessions: TypeAlias = Callable[[str, str], Awaitable[Collection[str]]]
+"""(workspace, user id): the ids of the user's sessions that are connected."""
 
 
 def nobody_to_tell(workspace: str, user_id: str, session_id: str | None) -> None:
@@ -97,9 +97,9 @@ async def no_first_cursor(workspace: str, user_id: str) -> str | None:
     return None
 
 
-def no_device_connected(workspace: str, user_id: str, session_id: str) -> bool:
+async def no_device_connected(workspace: str, user_id: str) -> Collection[str]:
     """Nothing holds connections."""
-    return False
+    return ()
 
 
 class Credentials:
@@ -121,7 +121,7 @@ class Credentials:
         *,
         on_revoked: OnRevoked = nobody_to_tell,
         first_cursor: FirstCursor = no_first_cursor,
-        is_session_online: IsSessionOnline = no_device_connected,
+        online_sessions: OnlineSessions = no_device_connected,
     ) -> None:
         self._store = store
         self._clock = clock
@@ -132,7 +132,7 @@ class Credentials:
         self._limits = limits
         self._on_revoked = on_revoked
         self._first_cursor = first_cursor
-        self._is_session_online = is_session_online
+        self._online_sessions = online_sessions
         self._tokens = Lookups(self._load_tokens, clock, ttl_ms=CACHE_MS, size_max=CACHE_TOKENS_MAX)
 
     async def authenticate(self, token: str) -> Caller:
@@ -278,11 +278,14 @@ class Credentials:
     ) -> wire.SessionList:
         """The caller's own sessions, newest first. Raises Forbidden for an API key."""
         partition, _ = _own_session(caller)
+        online = await self._online_sessions(caller.workspace, caller.user_id or "")
         purpose = f"sessions#{partition}"
         after = None if cursor is None else tuple(self._cursors.open(purpose, cursor))
         page = await self._store.query(SESSIONS, partition, reverse=True, limit=limit, after=after)
         return wire.SessionList(
-            items=[self._session_to_wire(caller, session_from_item(item)) for item in page.items],
+            items=[
+                _session_to_wire(caller, session_from_item(item), online) for item in page.items
+            ],
             next=None if page.after is None else self._cursors.seal(purpose, page.after),
         )
 
@@ -462,15 +465,16 @@ class Credentials:
             self._tokens.forget(session.token_hash)
             self._on_revoked(session.workspace, session.user_id, session.session_id)
 
-    def _session_to_wire(self, caller: Caller, row: SessionRow) -> wire.Session:
-        return wire.Session(
-            session_id=row.session_id,
-            device=row.device,
-            created_at=rfc3339(row.created_at),
-            expires_at=rfc3339(row.expires_at * 1000),
-            is_current=row.session_id == caller.session_id,
-            is_online=self._is_session_online(row.workspace, row.user_id, row.session_id),
-        )
+
+def _session_to_wire(caller: Caller, row: SessionRow, online: Collection[str]) -> wire.Session:
+    return wire.Session(
+        session_id=row.session_id,
+        device=row.device,
+        created_at=rfc3339(row.created_at),
+        expires_at=rfc3339(row.expires_at * 1000),
+        is_current=row.session_id == caller.session_id,
+        is_online=row.session_id in online,
+    )
 
 
 def plan_identified_user(

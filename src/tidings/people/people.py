@@ -8,7 +8,7 @@ from tidings.ids import IdMaker
 from tidings.people.credentials import (
     Credentials,
     FirstCursor,
-    IsSessionOnline,
+    OnlineSessions,
     OnRevoked,
     no_device_connected,
     no_first_cursor,
@@ -18,9 +18,9 @@ from tidings.people.directory import Directory
 from tidings.people.limits import DEFAULT_POLICY, Policy, RateLimits
 from tidings.people.users import (
     Erase,
-    IsOnline,
     SharesRoom,
     Users,
+    WhoIsOnline,
     leave_to_others,
     nobody_online,
     shares_no_room,
@@ -34,7 +34,7 @@ class People:
     are called only while a request is answered, so they may name parts that are made later.
 
     `shares_room(workspace, a, b)`: whether two users are members of one room (async);
-    `is_online(workspace, user)` and `is_session_online(workspace, user, session)`: connected now;
+    `who_is_online(workspace, users)` and `online_sessions(workspace, user)`: connected now (async);
     `erase(workspace, user)`: start to erase what a user left in rooms (async);
     `on_revoked(workspace, user, session | None)`: close the connections of a session or a user;
     `first_cursor(workspace, user)`: where the queue of a new session starts (async).
@@ -49,8 +49,8 @@ class People:
         *,
         policy: Policy | None = DEFAULT_POLICY,
         shares_room: SharesRoom = shares_no_room,
-        is_online: IsOnline = nobody_online,
-        is_session_online: IsSessionOnline = no_device_connected,
+        who_is_online: WhoIsOnline = nobody_online,
+        online_sessions: OnlineSessions = no_device_connected,
         erase: Erase = leave_to_others,
         on_revoked: OnRevoked = nobody_to_tell,
         first_cursor: FirstCursor = no_first_cursor,
@@ -68,7 +68,7 @@ class People:
             self.limits,
             on_revoked=on_revoked,
             first_cursor=first_cursor,
-            is_session_online=is_session_online,
+            online_sessions=online_sessions,
         )
         self.users = Users(
             store,
@@ -78,6 +78,6 @@ class People:
             directory,
             self.credentials,
             shares_room=shares_room,
-            is_online=is_online,
+            who_is_online=who_is_online,
             erase=erase,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from typing import Any, TypeAlias
 
 import msgspec
@@ -37,8 +37,8 @@ ATTEMPTS_MAX = 8
 
 SharesRoom: TypeAlias = Callable[[str, str, str], Awaitable[bool]]
 """(workspace, user id, other user id): whether both are members of one room."""
-IsOnline: TypeAlias = Callable[[str, str], bool]
-"""(workspace, user id): whether one of the user's devices is connected."""
+WhoIsOnline: TypeAlias = Callable[[str, Collection[str]], Awaitable[Collection[str]]]
+"""(workspace, user ids): those of them who have a device that is connected."""
 Erase: TypeAlias = Callable[[str, str], Awaitable[None]]
 """(workspace, user id): start to erase what the user left in rooms."""
 
@@ -48,9 +48,9 @@ async def shares_no_room(workspace: str, user_id: str, other_id: str) -> bool:
     return False
 
 
-def nobody_online(workspace: str, user_id: str) -> bool:
+async def nobody_online(workspace: str, user_ids: Collection[str]) -> Collection[str]:
     """Nothing holds connections."""
-    return False
+    return ()
 
 
 async def leave_to_others(workspace: str, user_id: str) -> None:
@@ -70,7 +70,7 @@ class Users:
         credentials: Credentials,
         *,
         shares_room: SharesRoom = shares_no_room,
-        is_online: IsOnline = nobody_online,
+        who_is_online: WhoIsOnline = nobody_online,
         erase: Erase = leave_to_others,
     ) -> None:
         self._store = store
@@ -80,7 +80,7 @@ class Users:
         self._directory = directory
         self._credentials = credentials
         self._shares_room = shares_room
-        self._is_online = is_online
+        self._who_is_online = who_is_online
         self._erase = erase
 
     async def find(self, workspace: str, user_id: str) -> UserRow | None:
@@ -112,17 +112,17 @@ class Users:
             updated_at=now,
         )
         if await self._directory.add(row):
-            return self._whole(row), True
+            return await self._whole(row), True
         stored = await self._directory.read(row.workspace, row.user_id)
         if stored is None:
             raise Unavailable("This user was removed just now.")
-        return self._whole(stored), False
+        return await self._whole(stored), False
 
     async def get(self, caller: Caller, user_id: str) -> wire.User:
         """The user as the caller sees them. Raises NotFound for whom the caller may not see."""
         row = await self._visible(caller, user_id)
         if access.sight_of(caller, row) == "everything":
-            return self._whole(row)
+            return await self._whole(row)
         return named_user(row)
 
     async def patch(self, caller: Caller, user_id: str, body: wire.PatchUser) -> wire.User:
@@ -144,7 +144,7 @@ class Users:
         row = await self._change(caller.workspace, user_id, lambda old: patched_user(old, named))
         if row.is_deactivated and "is_deactivated" in named:
             await self._credentials.revoke_all(row.workspace, row.user_id)
-        return self._whole(row)
+        return await self._whole(row)
 
     async def delete(self, caller: Caller, user_id: str, erase: bool = False) -> None:
         """Deactivate a user: their sessions end, and nothing they wrote is changed.
@@ -198,17 +198,22 @@ class Users:
                 limit=min(budget, SCANNED_TOGETHER),
                 consistent=False,
             )
-            for item in page.items:
-                if item["user_id"] == last:
-                    continue  # `low` is inclusive
+            rows = [row for row in map(user_from_item, page.items) if row.user_id != last]
+            matching = [row for row in rows if _matches(row, role, q)]
+            if online is None:
+                matching = matching[: limit - len(found) + 1]
+            there = await self._who_is_online(caller.workspace, [row.user_id for row in matching])
+            for row in matching:
+                is_online = row.user_id in there
+                if online not in (None, is_online):
+                    continue
                 if len(found) == limit:
                     return wire.UserList(found, self._cursors.seal(purpose, last))
-                last = item["user_id"]
-                row = user_from_item(item)
-                if _matches(row, role, q) and online in (None, self._is_row_online(row)):
-                    found.append(self._whole(row))
+                last = row.user_id
+                found.append(whole_user(row, is_online=is_online))
             if page.after is None:
                 return wire.UserList(found, None)
+            last = page.items[-1]["user_id"] if page.items else last
             budget -= len(page.items)
         return wire.UserList(found, self._cursors.seal(purpose, last))
 
@@ -243,11 +248,9 @@ class Users:
                 return new
         raise Unavailable("This user is changing too fast just now.")
 
-    def _is_row_online(self, row: UserRow) -> bool:
-        return self._is_online(row.workspace, row.user_id)
-
-    def _whole(self, row: UserRow) -> wire.User:
-        return whole_user(row, is_online=self._is_row_online(row))
+    async def _whole(self, row: UserRow) -> wire.User:
+        online = await self._who_is_online(row.workspace, (row.user_id,))
+        return whole_user(row, is_online=row.user_id in online)
 
 
 def patched_user(old: UserRow, named: dict[str, Any]) -> UserRow:

@@ -12,6 +12,9 @@ from tidings.storage.interface import Index, Table
 LISTING_SHARDS = 4
 """Partitions of each listing index, so that a busy company's list never throttles its chat."""
 
+PRESENCE_SHARDS = 4
+"""Partitions of a workspace's presence, so that all its devices may come back at once."""
+
 SECRETS = Table(
     name="secrets",
     partition="name",
@@ -244,8 +247,9 @@ SCHEDULE = Table(
 PRESENCE = Table(
     name="presence",
     partition="users",
-    sort="user_id",
-    fields={"users": str, "user_id": str, "node_id": str, "since": int},
+    sort="place",
+    fields={"users": str, "place": str, "since": int, "expires_at": int},
+    expires="expires_at",
 )
 
 TABLES: tuple[Table, ...] = (
