@@ -308,7 +308,9 @@ def _bus(settings: Settings, cursors: Cursors, node_id: str, metrics: Metrics) -
         channel = cursors.seal("bus", [])
         bus = RedisBus(settings.bus, channel=channel, node_id=node_id, metrics=metrics)
     except ValueError as error:
-        raise SettingRefused(f"bus: {error}") from error
+        raise SettingRefused(
+            "bus: write local: or redis://host:port, or rediss:// for TLS"
+        ) from error
     metrics.watch(
         "tidings_bus_connected", "Whether other nodes are heard: 1 or 0.", lambda: bus.is_connected
     )
