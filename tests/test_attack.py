@@ -22,6 +22,7 @@ import pytest_asyncio
 import uvloop
 
 from tests.chat.test_commits import WORKSPACE, Now, World
+from tests.stores import LocalStore
 from tidings import wire
 from tidings.app import Service, listening, open_app
 from tidings.chat import commands, fanouts, plans
@@ -58,7 +59,7 @@ ROOMS_ATTACKED = {"small": 4, "edge": INLINE_MEMBERS_MAX, "large": len(PEOPLE)}
 """Room ids, and how many are in them at first."""
 
 
-async def assert_exact(store: SqliteStore) -> None:
+async def assert_exact(store: LocalStore) -> None:
     """In one snapshot totals are sums, and members of rooms at rest have reached the head."""
     async with store.snapshot() as then:
         sums: dict[str, Counter[str]] = {}
@@ -79,7 +80,7 @@ async def assert_exact(store: SqliteStore) -> None:
 
 
 @asynccontextmanager
-async def watching(store: SqliteStore) -> AsyncIterator[None]:
+async def watching(store: LocalStore) -> AsyncIterator[None]:
     """Look at one consistent snapshot after another."""
     is_over = asyncio.Event()
 

@@ -39,7 +39,7 @@ from tidings.storage.refusals import (
     check_key_count,
     check_sizes,
 )
-from tidings.storage.retries import Kind, Policy
+from tidings.storage.retries import Kind, RetryPolicy
 from tidings.storage.tables import TABLES
 
 BATCH_KEYS_MAX = 100
@@ -86,7 +86,7 @@ class DynamoStore:
         clock: Clock = system_clock,
         tables: Sequence[Table] = TABLES,
         on_retry: Callable[[Kind], None] | None = None,
-        policy: Policy | None = None,
+        policy: RetryPolicy | None = None,
     ) -> Self:
         """The store at that address; connects with its first operation.
 
