@@ -58,7 +58,8 @@ async def open_engine(
             from tidings.storage import provision
             from tidings.storage.dynamodb import DynamoStore
 
-            async with DynamoStore.open(address, clock=clock) as store:
+            on_retry = None if metrics is None else metrics.store_retry
+            async with DynamoStore.open(address, clock=clock, on_retry=on_retry) as store:
                 if address.endpoint is not None and not must_exist:
                     await provision.create(store.calls, address)
                 await provision.require(store.calls, address)

@@ -6,19 +6,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tidings.storage.interface import Check, Delete, Item, Key, Put, Table, Update, Write
-
-
-def key_fields(table: Table) -> tuple[str, ...]:
-    """The fields that make the table's key."""
-    return (table.partition,) if table.sort is None else (table.partition, table.sort)
+from tidings.storage.interface import Check, Delete, Item, Key, Put, Update, Write
 
 
 def write_key(write: Write) -> Key:
     """The key of what is written; of a put, whole or not: that is for the store to refuse."""
     if not isinstance(write, Put):
         return write.key
-    return tuple(write.item.get(field) for field in key_fields(write.table))
+    return tuple(write.item.get(field) for field in write.table.key_fields)
 
 
 def after_write(write: Write, before: Mapping[str, Any] | None) -> Item | None:
@@ -31,7 +26,7 @@ def after_write(write: Write, before: Mapping[str, Any] | None) -> Item | None:
         case Check():
             return None if before is None else {**before}
         case Update():
-            item = dict(zip(key_fields(write.table), write.key, strict=True)) | dict(before or {})
+            item = dict(zip(write.table.key_fields, write.key, strict=True)) | dict(before or {})
             item |= write.set
             item |= {field: (item.get(field) or 0) + add for field, add in write.add.items()}
             item |= dict.fromkeys(write.remove)

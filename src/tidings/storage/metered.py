@@ -13,8 +13,8 @@ indexes and on transactions in the Amazon DynamoDB Developer Guide:
   whose key changes is two. Whether these double in a transaction is not published, and so a
   setting.
 
-A write is a transaction if it has several items, a check, or an `add`, because only transactions
-carry the token that makes an `add` safe to send again.
+A write of several items is a transaction, and so is a single one that must not be done twice
+(`expressions.is_transaction`), because only transactions carry a token that tells one sent again.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
-from tidings.storage.effects import after_write, key_fields, write_key
+from tidings.storage.effects import after_write, write_key
+from tidings.storage.expressions import is_transaction
 from tidings.storage.interface import (
     PAGE_ITEMS_MAX,
     Absent,
@@ -42,7 +43,6 @@ from tidings.storage.interface import (
     Put,
     Store,
     Table,
-    Update,
     Write,
 )
 from tidings.storage.remembered import Remembered
@@ -180,16 +180,8 @@ def _projection(table: Table, index: Index, item: Mapping[str, Any] | None) -> I
         return None
     kept = {*table.fields}
     if index.projected is not None:
-        kept = {*key_fields(table), index.partition, index.sort, *index.projected}
+        kept = {*table.key_fields, index.partition, index.sort, *index.projected}
     return {field: value for field, value in item.items() if field in kept and value is not None}
-
-
-def is_transaction(writes: Sequence[Write]) -> bool:
-    """Whether the writes would go to DynamoDB as a transaction."""
-    return len(writes) > 1 or any(
-        isinstance(write, Check) or (isinstance(write, Update) and bool(write.add))
-        for write in writes
-    )
 
 
 class MeteredStore:
@@ -273,12 +265,12 @@ class MeteredStore:
         limit: int = PAGE_ITEMS_MAX,
         after: Position | None = None,
     ) -> Page:
-        """See `Store.scan`; charged as eventually consistent, which is DynamoDB's default."""
+        """See `Store.scan`; charged as strongly consistent, which it is."""
         page = await self._store.scan(
             table, segment=segment, segments=segments, limit=limit, after=after
         )
         if (meter := _meter.get()) is not None:
-            _charge_read(meter, table, None, page.items, consistent=False)
+            _charge_read(meter, table, None, page.items, consistent=True)
         return page
 
     async def write(self, *writes: Write) -> None:
