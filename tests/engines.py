@@ -107,7 +107,7 @@ def new_address(engine: DynamoAddress | None = None) -> DynamoAddress:
 
 def store_url(address: DynamoAddress) -> str:
     """What `--store` takes."""
-    return provision.store_url(address)
+    return address.url
 
 
 async def make_tables(address: DynamoAddress, tables: Sequence[Table] = TABLES) -> None:

@@ -6,14 +6,14 @@ import asyncio
 import json
 
 from tests.command_line import run_tidings
-from tests.engines import new_address, remove_tables, store_url
+from tests.engines import new_address, remove_tables
 from tidings.storage.definitions import Throughput, creation, terraform
 from tidings.storage.tables import TABLES
 
 
 def test_tables_are_made_once() -> None:
     address = new_address()
-    store = store_url(address)
+    store = address.url
     try:
         refused = run_tidings("users", "list", "--store", store)
         assert refused.code == 1

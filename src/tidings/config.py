@@ -13,6 +13,8 @@ import msgspec
 LOCAL_BUS = "local:"
 """The bus of a node that is alone."""
 ENVIRONMENT_PREFIX = "TIDINGS_"
+PREFIX_DEFAULT = "tidings"
+"""Begins the names of DynamoDB tables."""
 
 _REGION = re.compile(r"[a-z0-9-]{1,40}")
 _PREFIX = re.compile(r"[A-Za-z0-9_-]{1,40}")
@@ -34,10 +36,18 @@ class DynamoAddress(msgspec.Struct, frozen=True):
     """Where the tables of one service are: DynamoDB of a region, or what speaks its API."""
 
     region: str
-    prefix: str = "tidings"
+    prefix: str = PREFIX_DEFAULT
     """What the names of the tables begin with, before a full stop."""
     endpoint: str | None = None
     """None for AWS itself."""
+
+    @property
+    def url(self) -> str:
+        """The address as `--store` takes it."""
+        options = [] if self.prefix == PREFIX_DEFAULT else [f"prefix={self.prefix}"]
+        if self.endpoint is not None:
+            options.append(f"endpoint={self.endpoint}")
+        return f"dynamodb://{self.region}{'?' if options else ''}{'&'.join(options)}"
 
 
 StoreAddress: TypeAlias = SqliteAddress | DynamoAddress
@@ -104,7 +114,7 @@ def _dynamo_address(url: str) -> DynamoAddress:
     except ValueError:
         parts = [("", "")]
     options = dict(parts)
-    prefix, endpoint = options.pop("prefix", "tidings"), options.pop("endpoint", None)
+    prefix, endpoint = options.pop("prefix", PREFIX_DEFAULT), options.pop("endpoint", None)
     is_endpoint_good = endpoint is None or (
         urlsplit(endpoint).scheme in ("http", "https") and bool(urlsplit(endpoint).hostname)
     )

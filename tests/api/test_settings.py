@@ -41,6 +41,7 @@ def test_a_store_is_relative_or_absolute(url: str, path: Path) -> None:
 )
 def test_a_store_is_a_region_with_a_prefix(url: str, address: DynamoAddress) -> None:
     assert Settings(store=url).store_address == address
+    assert Settings(store=address.url).store_address == address
 
 
 @pytest.mark.parametrize(

@@ -14,13 +14,13 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from tests.engines import new_address, remove_tables
-from tidings.config import DynamoAddress, Settings
+from tidings.config import DynamoAddress
 from tidings.engines import open_engine
 from tidings.errors import Conflict, NotFound, Unavailable
 from tidings.storage.calls import Calls
 from tidings.storage.definitions import Throughput, creation, terraform
 from tidings.storage.interface import Index, Put, Table
-from tidings.storage.provision import create, look, require, store_url
+from tidings.storage.provision import create, look, require
 from tidings.storage.tables import RECEIPTS, SECRETS, TABLES
 
 PETS = Table(
@@ -173,20 +173,6 @@ async def test_elsewhere_than_on_aws_tables_are_made_on_opening() -> None:
         await remove_tables(address)
 
 
-@pytest.mark.parametrize(
-    "address",
-    [
-        DynamoAddress("eu-west-2"),
-        DynamoAddress("eu-west-2", "other"),
-        DynamoAddress("eu-west-2", "other", "http://127.0.0.1:8000"),
-        DynamoAddress("eu-west-2", endpoint="https://[::1]:8000/db"),
-    ],
-    ids=str,
-)
-def test_addresses_are_told_as_they_are_given(address: DynamoAddress) -> None:
-    assert Settings(store=store_url(address)).store_address == address
-
-
 # -- definitions
 
 
@@ -278,10 +264,6 @@ resource "aws_dynamodb_table" "mine_pets" {
     attribute_name = "expires_at"
     enabled        = true
   }
-
-  point_in_time_recovery {
-    enabled = true
-  }
 }
 """
     )
@@ -307,7 +289,7 @@ def test_terraform_would_write_it_like_that(throughput: Throughput | None) -> No
 async def test_looking_at_tables_finds_each(calls: Calls, address: DynamoAddress) -> None:
     await create(calls, address, tables=[SECRETS])
     found = await look(calls, address, tables=[SECRETS, RECEIPTS])
-    assert [(each.table.name, each.status) for each in found] == [
-        ("secrets", "ACTIVE"),
-        ("receipts", None),
+    assert [(each.table.name, each.is_there, each.is_ready) for each in found] == [
+        ("secrets", True, True),
+        ("receipts", False, False),
     ]

@@ -10,12 +10,10 @@ import typer
 
 from tidings.cli.output import note, print_json
 from tidings.cli.parts import STORE_DEFAULT, StoreUrl
-from tidings.config import DynamoAddress, Settings
+from tidings.config import PREFIX_DEFAULT, DynamoAddress, Settings
 
 if TYPE_CHECKING:
     from tidings.storage.definitions import Throughput
-
-PREFIX_DEFAULT = DynamoAddress("any").prefix
 
 _UNITS = re.compile(r"([1-9]\d{0,5}):([1-9]\d{0,5})")
 

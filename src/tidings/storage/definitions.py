@@ -108,7 +108,7 @@ def _provisioned(throughput: Throughput) -> Payload:
 def terraform(tables: Sequence[Table], prefix: str, throughput: Throughput | None = None) -> str:
     """The tables as resources `aws_dynamodb_table` of Terraform's AWS provider.
 
-    They are protected from deletion, and can be restored to any second of the last 35 days.
+    They are the tables that `tidings tables create` makes, and protected from deletion besides.
     """
     return "\n".join(_resource(table, prefix, throughput) for table in tables)
 
@@ -133,7 +133,6 @@ def _resource(table: Table, prefix: str, throughput: Throughput | None) -> str:
         blocks.append(_block(f"{kind}_secondary_index", fields))
     if table.expires is not None:
         blocks.append(_block("ttl", {"attribute_name": table.expires, "enabled": True}))
-    blocks.append(_block("point_in_time_recovery", {"enabled": True}))
     fields = {
         "name": name,
         "billing_mode": "PAY_PER_REQUEST" if throughput is None else "PROVISIONED",

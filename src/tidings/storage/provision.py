@@ -26,6 +26,8 @@ READY_LOOKS_MAX = 300
 """Looks at a new table, or at one with a new index, until it is given up."""
 READY_LOOK_S = 1.0
 """Between two looks."""
+USABLE = frozenset({"ACTIVE", "UPDATING"})
+"""What DynamoDB calls tables and indexes that can be used; it updates them while they are."""
 TABLES_AT_ONCE_MAX = 8
 """Tables that are looked at or made at the same time; AWS allows 500."""
 
@@ -34,8 +36,9 @@ class Found(msgspec.Struct, frozen=True):
     """What `look` found of one table."""
 
     table: Table
-    status: str | None
-    """DynamoDB's word, such as ACTIVE; None for a table that is not there."""
+    is_there: bool
+    is_ready: bool
+    """Whether it can be used, and so can those of its indexes that are there."""
     lacking: tuple[str, ...] = ()
     """Global indexes that are declared and not there."""
 
@@ -51,16 +54,16 @@ async def require(
     """
     found = await look(calls, address, tables=tables)
     missing = [
-        *(each.table.name for each in found if each.status is None),
+        *(each.table.name for each in found if not each.is_there),
         *(f"{each.table.name}.{index}" for each in found for index in each.lacking),
     ]
     if missing:
         raise NotFound(
             f"The store lacks {', '.join(missing)}: run `tidings tables create --store"
-            f" {store_url(address)}`."
+            f" {address.url}`."
         )
-    if changing := [each.table.name for each in found if each.status not in ("ACTIVE", "UPDATING")]:
-        raise Unavailable(f"Tables are not ready yet: {', '.join(changing)}.")
+    if waiting := [each.table.name for each in found if not each.is_ready]:
+        raise Unavailable(f"Tables are not ready yet: {', '.join(waiting)}.")
     await _require_transactions(calls, address, tables[0])
 
 
@@ -101,18 +104,6 @@ async def create(
     return [name for names in made for name in names]
 
 
-def store_url(address: DynamoAddress) -> str:
-    """The address as `--store` takes it."""
-    options = (
-        []
-        if address.prefix == DynamoAddress(address.region).prefix
-        else [f"prefix={address.prefix}"]
-    )
-    if address.endpoint is not None:
-        options.append(f"endpoint={address.endpoint}")
-    return f"dynamodb://{address.region}" + ("?" if options else "") + "&".join(options)
-
-
 async def _describe(calls: Calls, name: str) -> Mapping[str, Any] | None:
     try:
         answer = await calls.call("DescribeTable", {"TableName": name})
@@ -127,7 +118,7 @@ async def _describe(calls: Calls, name: str) -> Mapping[str, Any] | None:
 async def _find(calls: Calls, address: DynamoAddress, table: Table) -> Found:
     existing = await _describe(calls, table_name(address.prefix, table))
     if existing is None:
-        return Found(table, None)
+        return Found(table, is_there=False, is_ready=False)
     wanted = creation(table, address.prefix)
     _check_same(table, "keys", wanted, existing)
     types = {each["AttributeName"]: each for each in existing["AttributeDefinitions"]}
@@ -148,7 +139,7 @@ async def _find(calls: Calls, address: DynamoAddress, table: Table) -> Found:
             )
         else:
             lacking.append(index.name)
-    return Found(table, existing["TableStatus"], tuple(lacking))
+    return Found(table, is_there=True, is_ready=_is_ready(existing), lacking=tuple(lacking))
 
 
 def _check_same(
@@ -174,9 +165,10 @@ async def _make(
     table, made = found.table, []
     name = table_name(address.prefix, table)
     try:
-        if found.status is None:
+        if not found.is_there:
             await _create_table(calls, creation(table, address.prefix, throughput))
             made.append(name)
+        if not found.is_ready:
             await _until_ready(calls, name)
         for index in found.lacking:  # DynamoDB makes one at a time
             declared = table.index(index)
@@ -195,11 +187,7 @@ async def _make(
             )
             made.append(f"{name}.{index}")
             await _until_ready(calls, name)
-        expiry = time_to_live(table, address.prefix)
-        if expiry is not None:
-            answer = await calls.call("DescribeTimeToLive", {"TableName": name})
-            if answer["TimeToLiveDescription"]["TimeToLiveStatus"] not in ("ENABLED", "ENABLING"):
-                await calls.call("UpdateTimeToLive", expiry)
+        await _let_expire(calls, table, address.prefix)
     except Refused as refused:
         raise _translated(refused) from refused
     return made
@@ -214,6 +202,23 @@ async def _create_table(calls: Calls, payload: Mapping[str, Any]) -> None:
             raise
 
 
+async def _let_expire(calls: Calls, table: Table, prefix: str) -> None:
+    payload = time_to_live(table, prefix)
+    if payload is None or await _expires(calls, payload["TableName"]):
+        return
+    try:
+        await calls.call("UpdateTimeToLive", payload)
+    except Refused:
+        if not await _expires(calls, payload["TableName"]):
+            raise
+        # Another one did it at the same time, or we did, and its answer was lost.
+
+
+async def _expires(calls: Calls, name: str) -> bool:
+    answer = await calls.call("DescribeTimeToLive", {"TableName": name})
+    return answer["TimeToLiveDescription"]["TimeToLiveStatus"] in ("ENABLED", "ENABLING")
+
+
 async def _until_ready(calls: Calls, name: str) -> None:
     for _ in range(READY_LOOKS_MAX):
         if _is_ready(await _describe(calls, name)):
@@ -223,11 +228,11 @@ async def _until_ready(calls: Calls, name: str) -> None:
 
 
 def _is_ready(table: Mapping[str, Any] | None) -> bool:
-    if table is None or table["TableStatus"] != "ACTIVE":
+    if table is None:
         return False
-    return all(
-        index["IndexStatus"] == "ACTIVE" for index in table.get("GlobalSecondaryIndexes") or ()
-    )
+    indexes = table.get("GlobalSecondaryIndexes") or ()
+    statuses = {table["TableStatus"], *(index["IndexStatus"] for index in indexes)}
+    return statuses <= USABLE
 
 
 async def _require_transactions(calls: Calls, address: DynamoAddress, table: Table) -> None:
