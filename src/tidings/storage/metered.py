@@ -115,6 +115,19 @@ class Meter:
             self.places[place].write += units.write * share
             self.places[place].doubling += units.doubling * share
 
+    def copy(self) -> Meter:
+        """What was counted up to now."""
+        copied = Meter()
+        copied.charge(self, 1)
+        return copied
+
+    def since(self, earlier: Meter) -> Meter:
+        """What was counted since an earlier copy."""
+        counted = self.copy()
+        counted.charge(earlier, -1)
+        counted.requests = self.requests - earlier.requests
+        return counted
+
 
 _meter: ContextVar[Meter | None] = ContextVar("meter", default=None)
 
