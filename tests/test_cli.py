@@ -20,7 +20,7 @@ import typer
 
 from tests.command_line import Outcome, free_port, run_tidings, running_service
 from tidings.cli import app
-from tidings.cli.costs import Cost, latest_prices
+from tidings.cli.prices import latest_prices
 from tidings.demo_story import PEOPLE, SCENES
 
 REVOCATION_S = 5.0
@@ -297,9 +297,36 @@ def test_costs_are_measured() -> None:
 def test_prices_have_a_date() -> None:
     prices = latest_prices()
     assert prices.as_of.year >= 2025
-    cost = Cost("something", read_units=2, write_units=4)
     expected = 2 * prices.read_units_per_million + 4 * prices.write_units_per_million
-    assert cost.per_million(prices) == pytest.approx(expected)
+    assert prices.of_units(2_000_000, 4_000_000) == pytest.approx(expected)
+
+
+def _bill(*arguments: str) -> dict[str, dict[str, float]]:
+    report = json.loads(
+        _ok("cost", "--messages-per-month", "10000000", "--json", *arguments).output
+    )
+    return {line["what"].split()[-1]: line for line in report["bill"]}
+
+
+def test_the_bill_of_a_month() -> None:
+    bill = _bill("--storage-gb", "125")
+    assert bill["2"]["times"] == 10_000_000
+    assert bill["2"]["write_units"] < bill["2"]["write_units_doubled"]
+    assert bill["2"]["price"] == pytest.approx(bill["2"]["write_units"] * 0.625 / 1_000_000)
+    assert bill["stored"]["price"] == pytest.approx(25)
+    lines = [bill[name] for name in ("2", "mark", "app", "stored")]
+    for column in ("read_units", "write_units_doubled", "price", "price_doubled"):
+        assert bill["together"][column] == pytest.approx(sum(line[column] for line in lines))
+    quiet = _bill("--reads-per-message", "0", "--openings-per-message", "0")
+    assert quiet["mark"]["price"] == quiet["app"]["price"] == 0
+    steady = _bill("--provisioned", "2")
+    assert steady["2"]["write_units"] == bill["2"]["write_units"]
+    per_s = bill["2"]["write_units"] / (730 * 3_600)
+    assert steady["2"]["price"] == pytest.approx(2 * per_s * 730 * 0.00065)
+
+
+def test_the_bill_of_a_large_room_has_what_follows() -> None:
+    assert _bill("--members", "50")["50"]["write_units"] > 10_000_000 * 50 * 6
 
 
 # --- demo ----------------------------------------------------------------------------------------
