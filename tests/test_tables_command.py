@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 
+import pytest
+
 from tests.command_line import run_tidings
 from tests.engines import new_address, remove_tables
 from tidings.storage.definitions import Throughput, creation, terraform
 from tidings.storage.tables import TABLES
 
 
+@pytest.mark.slow
 def test_tables_are_made_once() -> None:
     address = new_address()
     store = address.url

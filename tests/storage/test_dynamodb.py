@@ -96,7 +96,7 @@ class DynamoMachine(StoreMachine):
 
 
 TestDynamoMachine = DynamoMachine.TestCase
-TestDynamoMachine.settings = settings(max_examples=15, stateful_step_count=25, deadline=None)
+TestDynamoMachine.settings = settings(max_examples=5, stateful_step_count=25, deadline=None)
 
 
 class LongDynamoMachine(DynamoMachine):
