@@ -15,6 +15,8 @@ LOCAL_BUS = "local:"
 ENVIRONMENT_PREFIX = "TIDINGS_"
 PREFIX_DEFAULT = "tidings"
 """Begins the names of DynamoDB tables."""
+AWS_HOSTS = (".amazonaws.com", ".amazonaws.com.cn", ".api.aws")
+"""How the names of AWS's hosts end, those of private endpoints too."""
 
 _REGION = re.compile(r"[a-z0-9-]{1,40}")
 _PREFIX = re.compile(r"[A-Za-z0-9_-]{1,40}")
@@ -39,7 +41,14 @@ class DynamoAddress(msgspec.Struct, frozen=True):
     prefix: str = PREFIX_DEFAULT
     """What the names of the tables begin with, before a full stop."""
     endpoint: str | None = None
-    """None for AWS itself."""
+    """None for AWS itself, by the region's own name."""
+
+    @property
+    def is_aws(self) -> bool:
+        """Whether AWS itself is there: it checks signatures, tells what it consumed, and costs."""
+        if self.endpoint is None:
+            return True
+        return (urlsplit(self.endpoint).hostname or "").endswith(AWS_HOSTS)
 
     @property
     def url(self) -> str:

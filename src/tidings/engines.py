@@ -60,7 +60,7 @@ async def open_engine(
 
             on_retry = None if metrics is None else metrics.store_retry
             async with DynamoStore.open(address, clock=clock, on_retry=on_retry) as store:
-                if address.endpoint is not None and not must_exist:
+                if not (address.is_aws or must_exist):
                     await provision.create(store.calls, address)
                 await provision.require(store.calls, address)
                 yield store
@@ -72,7 +72,7 @@ def priced(engine: Store, address: StoreAddress) -> tuple[Store, CostSource]:
     AWS says with each answer what it consumed; what only speaks the API may say anything, or
     nothing, and is metered as the embedded store is.
     """
-    if isinstance(address, DynamoAddress) and address.endpoint is None:
+    if isinstance(address, DynamoAddress) and address.is_aws:
         return engine, "consumed"
     return MeteredStore(engine), "metered"
 

@@ -19,7 +19,7 @@ from structlog.testing import capture_logs
 
 from tidings.config import DynamoAddress
 from tidings.errors import Unavailable
-from tidings.storage.calls import CONNECTIONS_MAX, Calls, Refused, endpoint, is_aws
+from tidings.storage.calls import CONNECTIONS_MAX, Calls, Refused, endpoint
 from tidings.storage.retries import CALL_DEADLINE_S, Kind, RetryPolicy
 
 NAMESPACE = "com.amazonaws.dynamodb.v20120810#"
@@ -353,4 +353,4 @@ async def test_keys_that_expired_are_replaced_during_the_call(
 )
 def test_where_calls_go(address: DynamoAddress, url: str, at_aws: bool) -> None:
     assert str(endpoint(address)) == url
-    assert is_aws(endpoint(address)) is at_aws
+    assert address.is_aws is at_aws

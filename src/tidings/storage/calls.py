@@ -44,7 +44,6 @@ AWS takes five minutes."""
 
 _API = "DynamoDB_20120810"
 _READS = ("Get", "BatchGet", "Query", "Scan", "TransactGet", "Describe", "List")
-_AWS_HOSTS = (".amazonaws.com", ".amazonaws.com.cn", ".api.aws")
 _CONFLICTS = frozenset(
     {"TransactionConflict", "TransactionConflictException", "ReplicatedWriteConflictException"}
 )
@@ -108,7 +107,7 @@ class Calls:
         self.policy = policy
         self._url = endpoint(address)
         self._signer = Signer(address.region, host_header(self._url), self._url.raw_path)
-        self._credentials = Credentials(is_local=not is_aws(self._url))
+        self._credentials = Credentials(is_local=not address.is_aws)
         self._session: aiohttp.ClientSession | None = None
         self._slots = asyncio.Semaphore(CONNECTIONS_MAX)
         self._waiting = 0
@@ -235,11 +234,6 @@ def endpoint(address: DynamoAddress) -> URL:
         return URL(address.endpoint)
     suffix = "amazonaws.com.cn" if address.region.startswith("cn-") else "amazonaws.com"
     return URL(f"https://dynamodb.{address.region}.{suffix}/")
-
-
-def is_aws(url: URL) -> bool:
-    """Whether AWS itself is there, which checks signatures."""
-    return (url.host or "").endswith(_AWS_HOSTS)
 
 
 def host_header(url: URL) -> str:

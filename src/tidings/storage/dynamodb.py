@@ -71,7 +71,7 @@ class DynamoStore:
         self._requests = {table.name: TableRequests(table, address.prefix) for table in tables}
         self._names_start = f"{address.prefix}."
         # Emulators tell wrong figures; what is spent there is metered by a store around this one.
-        self._is_charged = address.endpoint is None
+        self._is_charged = address.is_aws
         self._clock = clock
         self._under_way = 0
         self._is_idle = asyncio.Event()
