@@ -146,6 +146,7 @@ POST   /v1/sync                  -         200 200 200 200 200 200 200 | -      
 POST   /v1/sync                  cursor    400 400 400 400 400 400 400 | -        .   .   | 401
 GET    /v1/ws                    -         101 101 101 101 101 101 101 | -        .   .   | 101
 GET    /metrics                  -         403 403 403 403 403 403 403 | -        .   .   | 401
+GET    /v1/nodes                 -         403 403 403 403 403 403 403 | -        .   .   | 401
 GET    /healthz                  -         200 200 200 200 200 200 200 | open     200 200 | 200
 GET    /readyz                   -         200 200 200 200 200 200 200 | open     200 200 | 200
 GET    /openapi.json             -         200 200 200 200 200 200 200 | open     200 200 | 200
@@ -463,7 +464,8 @@ def _expected_elsewhere(line: OtherCall, caller: str) -> str:
         is_looked_at = caller != "nobody" and line.scope != "open"
         return "401" if is_looked_at else line.nobody
     if caller == OPERATOR:
-        return "200" if line.scope == "open" or line.call == "GET /metrics" else "403"
+        is_operators = line.call in ("GET /metrics", "GET /v1/nodes")
+        return "200" if line.scope == "open" or is_operators else "403"
     if caller in KEY_SCOPES or caller == FOREIGN_KEY:
         scopes = KEY_SCOPES.get(caller, KEY_SCOPES["key"])
         if line.scope not in (*scopes, "open"):

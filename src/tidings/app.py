@@ -10,10 +10,12 @@ import gc
 import resource
 import secrets
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import structlog
@@ -27,7 +29,9 @@ from tidings.api.protocol import Runner
 from tidings.api.sections import SECTIONS
 from tidings.chat.chat import Chat
 from tidings.clock import Clock, system_clock
-from tidings.config import LOCAL_BUS, SettingRefused, Settings
+from tidings.cluster.cluster import Cluster
+from tidings.cluster.nodes import Nodes
+from tidings.config import LOCAL_BUS, SettingRefused, Settings, SqliteAddress
 from tidings.cursors import Cursors
 from tidings.delivery import queues
 from tidings.delivery.bus import Bus, LocalBus
@@ -71,6 +75,8 @@ CHANGES_TIMEOUT_S = 1.0
 """For changes whose clients went away."""
 CHAT_TIMEOUT_S = 1.5
 """For commits that wait in the rooms' queues."""
+CLUSTER_TIMEOUT_S = 0.5
+"""To say to other nodes that this one is gone."""
 
 _log = structlog.get_logger(__name__)
 
@@ -85,6 +91,7 @@ class Service:
     cursors: Cursors
     metrics: Metrics
     people: People
+    nodes: Nodes
     chat: Chat
     hub: Hub
     syncs: Syncs
@@ -145,6 +152,12 @@ async def open_app(
             on_revoked=hub.on_revoked,
             first_cursor=first_cursor,
         )
+        cluster = Cluster(store, clock, ids, version=_version())
+        metrics.watch(
+            "tidings_nodes_live",
+            "Nodes of this service that this one sees, itself among them.",
+            lambda: len(cluster.nodes.live),
+        )
         chat = Chat(
             store,
             clock,
@@ -153,6 +166,7 @@ async def open_app(
             people.users,
             hub.publish,
             hub.signal,
+            cluster=cluster,
             signal_role=hub.signal_role,
             ensure_stored=people.credentials.ensure_stored,
         )
@@ -180,8 +194,15 @@ async def open_app(
             events=Events(hub, syncs),
             metrics=metrics,
             cost_source=cost_source,
+            nodes=cluster.nodes,
             check_ready=check_ready,
         )
+        await cluster.start()
+        stack.push_async_callback(
+            _within, CLUSTER_TIMEOUT_S, cluster.stop, "others will wait for this node to be silent"
+        )
+        if isinstance(settings.store_address, SqliteAddress):
+            await chat.waiting.adopt()
         await chat.start()
         stack.push_async_callback(_within, CHAT_TIMEOUT_S, chat.stop, "commits were cut short")
         stack.push_async_callback(syncs.queues.stop)
@@ -204,6 +225,7 @@ async def open_app(
             cursors=cursors,
             metrics=metrics,
             people=people,
+            nodes=cluster.nodes,
             chat=chat,
             hub=hub,
             syncs=syncs,
@@ -231,11 +253,27 @@ async def listening(service: Service, host: str, port: int) -> AsyncIterator[str
         site = web.TCPSite(runner, host, port, backlog=BACKLOG)
         await site.start()
         name, actual_port, *_ = runner.addresses[0]
+        service.nodes.announce(_reached_at(name, actual_port))
         yield f"http://[{name}]:{actual_port}" if ":" in name else f"http://{name}:{actual_port}"
         await site.stop()
+        service.nodes.drain()
         await _within(DRAIN_TIMEOUT_S, service.hub.drain, "devices did not read in time")
     finally:
         await runner.cleanup()
+
+
+def _version() -> str:
+    """Of the installed package; empty where the sources run by themselves."""
+    try:
+        return version("tidings")
+    except PackageNotFoundError:
+        return ""
+
+
+def _reached_at(name: str, port: int) -> str:
+    """Where other machines find what listens there: the machine's name instead of "everywhere"."""
+    host = socket.gethostname() if name in ("0.0.0.0", "::") else name  # noqa: S104
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 async def serve(settings: Settings) -> None:

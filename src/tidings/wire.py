@@ -251,6 +251,27 @@ class Queue(Struct, frozen=True):
     is_capped: bool = False
 
 
+class Node(Struct, frozen=True):
+    """A live instance of the service."""
+
+    id: str
+    address: str
+    """Host and port; empty before it listens."""
+    version: str
+    started_at: Timestamp
+    is_draining: bool
+    """It is being stopped and takes nobody new."""
+    silent_s: float
+    """For how long it was not heard of; one that is silent for too long is no longer listed."""
+
+
+class NodeList(Struct, frozen=True):
+    """The live instances, oldest first."""
+
+    items: list[Node]
+    next: str | None = None
+
+
 class SyncRoom(Struct, frozen=True):
     """What changed in one room since the cursor."""
 

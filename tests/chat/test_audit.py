@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import msgspec
 import pytest
@@ -40,6 +41,7 @@ from tidings.storage.tables import (
     ENTRIES,
     FANOUTS,
     INBOXES,
+    LISTING_SHARDS,
     MEMBERS,
     RECEIPTS,
     ROOMS,
@@ -258,6 +260,18 @@ MENDABLE: dict[str, tuple[set[str], list[Write]]] = {
     "member_count": ({"room.member_count"}, [_set(ROOMS, TEAM, member_count=3)]),
     "listing of a room": ({"room.listing"}, [_set(ROOMS, HELP, listing="acme#support#closed#0")]),
     "listing of a room that has none": ({"room.listing"}, [_set(ROOMS, TEAM, waiting="acme#0")]),
+    "nothing wakes a snoozed room": (
+        {"room.waking"},
+        [
+            _set(
+                ROOMS,
+                HELP,
+                status="snoozed",
+                snoozed_until=START_MS,
+                listing=f"acme#support#snoozed#{crc32(b'help') % LISTING_SHARDS}",
+            )
+        ],
+    ),
     "is_fanning without fan-out": ({"room.fanning"}, [Delete(FANOUTS, (HALL,))]),
     "fan-out unannounced": (
         {"room.fanning", "inbox.counted"},

@@ -59,6 +59,7 @@ async def test_everything_goes_and_no_count_moves(acme: Company) -> None:
     heads = [(await acme.rooms.get(KEY, room)).head for room in ("desk", "hall", "former")]
     await acme.people.users.delete(KEY, "cleo", erase=True)
     assert await acme.chat.erasures.run() == 1
+    await at_rest(acme)
     assert not [text for text in await texts(acme) if SECRET in text]
     assert "Thank you" in await texts(acme)
     receipts = await acme.store.scan(RECEIPTS)
@@ -94,6 +95,7 @@ async def test_an_erasure_goes_on_where_it_was_broken_off(
             await acme.chat.erasures.run()
     assert [text for text in await texts(acme) if SECRET in text]
     assert await acme.chat.erasures.run() == 1
+    await at_rest(acme)
     assert not [text for text in await texts(acme) if SECRET in text]
 
 

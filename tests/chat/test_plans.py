@@ -65,6 +65,7 @@ from tidings.storage.tables import (
 )
 
 WORKSPACE = "acme"
+NODE = "node_1"
 USERS = tuple(f"u{number}" for number in range(6))
 FOUNDED = {"pair": USERS[:2], "edge": USERS[:3], "crowd": USERS[:5]}
 """Rooms and who is in them at first: a direct room, one at the edge, one that fans out."""
@@ -206,14 +207,14 @@ class Model(Shelf):
         users = {user for _, view, _ in work for user in view.member_ids or ()}
         users |= {user for asked in batch.values() for each in asked for user in named_users(each)}
         badges = {user: self.badge(user) for user in users}
-        plan = plan_commit(WORKSPACE, work, badges)
+        plan = plan_commit(WORKSPACE, work, badges, NODE)
         refused = {id(each) for each, answer in plan.answers if isinstance(answer, TidingsError)}
         if refused:
             allowed = [
                 (room_id, view, [each for each in asked if id(each) not in refused])
                 for room_id, view, asked in work
             ]
-            other = plan_commit(WORKSPACE, allowed, badges)
+            other = plan_commit(WORKSPACE, allowed, badges, NODE)
             assert other.writes == plan.writes, "a refused command changed something"
         _check_size(work, plan)
         return plan

@@ -248,9 +248,9 @@ async def test_a_snoozed_room_opens_in_time(acme: Company) -> None:
         until = rfc3339(acme.clock() + minutes * 60_000)
         asleep = await acme.rooms.patch(MAX, room.id, wire.PatchRoom(snoozed_until=until))
         assert (asleep.status, asleep.snoozed_until) == ("snoozed", until)
-    assert await acme.chat.waiting.wake() == 0
+    assert await acme.chat.cluster.schedule.run() == 0
     acme.clock.forward(61)
-    assert await acme.chat.waiting.wake() == 1
+    assert await acme.chat.cluster.schedule.run() == 1
     woken = await acme.rooms.get(MAX, soon.id)
     assert (woken.status, woken.snoozed_until) == ("open", None)
     assert (await acme.rooms.get(MAX, later.id)).status == "snoozed"

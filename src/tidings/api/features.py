@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tidings.chat.chat import Chat
+    from tidings.cluster.nodes import Nodes
     from tidings.delivery.events import Events
     from tidings.delivery.syncs import Syncs
     from tidings.delivery.websocket import Sockets
@@ -32,5 +33,6 @@ class Features:
     metrics: Metrics
     cost_source: CostSource
     """Where the prices come from that replies tell."""
+    nodes: Nodes
     check_ready: Callable[[], Awaitable[None]]
     """Returns when store and bus answer. Raises Unavailable."""

@@ -8,9 +8,10 @@ from importlib.resources import files
 from aiohttp import web
 from msgspec import Struct
 
-from tidings import metrics
+from tidings import metrics, wire
 from tidings.api.endpoints import Call, Callers, Nothing, Section
 from tidings.api.exchanges import EXCHANGE
+from tidings.clock import rfc3339
 from tidings.errors import NotFound
 
 SECTION = Section("Operations", "For those who run the service.")
@@ -66,6 +67,27 @@ async def get_metrics(call: Call[Nothing, Nothing, Nothing]) -> web.Response:
     """Get the metrics of this process for Prometheus."""
     return web.Response(
         body=call.features.metrics.exposition(), headers={"Content-Type": metrics.CONTENT_TYPE}
+    )
+
+
+@SECTION.endpoint("GET", "/v1/nodes", callers=Callers.OPERATOR)
+async def list_nodes(call: Call[Nothing, Nothing, Nothing]) -> wire.NodeList:
+    """List the live instances of this service.
+
+    As the one that answers sees them: a new one appears, and one that died disappears, within a few
+    seconds."""
+    return wire.NodeList(
+        [
+            wire.Node(
+                id=node.node_id,
+                address=node.address,
+                version=node.version,
+                started_at=rfc3339(node.started_at),
+                is_draining=node.is_draining,
+                silent_s=round(node.silent_s, 1),
+            )
+            for node in call.features.nodes.live
+        ]
     )
 
 

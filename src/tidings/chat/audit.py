@@ -34,8 +34,9 @@ from tidings.chat.proofs import (
     row_from_item,
 )
 from tidings.chat.repairs import mend_room, mend_user
-from tidings.chat.rows import RoomRow, badge_from_item
+from tidings.chat.rows import WAKING, RoomRow, badge_from_item
 from tidings.clock import Clock, system_clock
+from tidings.cluster.schedule import schedule_key
 from tidings.storage.interface import PAGE_ITEMS_MAX, Item, Key, Page, Position, Store, Table
 from tidings.storage.tables import (
     BADGES,
@@ -45,6 +46,7 @@ from tidings.storage.tables import (
     MEMBERS,
     RECEIPTS,
     ROOMS,
+    SCHEDULE,
     USERS,
     room_key,
     user_key,
@@ -212,11 +214,18 @@ class _Audit:
         await self._receipts(room, log)
         members = await self._members(room, log)
         has_fanout = await self._store.get(FANOUTS, (room.key,)) is not None
-        facts = RoomFacts(item, room, log, members, has_fanout)
+        is_scheduled = await self._is_scheduled(room)
+        facts = RoomFacts(item, room, log, members, has_fanout, is_scheduled)
         for invariant, check in ROOM_CHECKS.items():
             if detail := check(facts):
                 self._found(invariant, detail, room=room.key)
                 self._note_room(room.key)
+
+    async def _is_scheduled(self, room: RoomRow) -> bool:
+        if room.wakes_at is None:
+            return False
+        key = schedule_key(WAKING, room.key, room.wakes_at)
+        return await self._store.get(SCHEDULE, key) is not None
 
     async def _log(self, room: RoomRow) -> Log:
         log = Log()

@@ -12,6 +12,7 @@ from tidings.chat.rooms import Rooms, all_are_stored
 from tidings.chat.updates import Publish, Signal
 from tidings.chat.waiting import SignalRole, Waiting
 from tidings.clock import Clock
+from tidings.cluster.cluster import Cluster
 from tidings.cursors import Cursors
 from tidings.ids import IdMaker
 from tidings.people.callers import Caller
@@ -24,7 +25,9 @@ class Chat:
 
     `publish(workspace, updates)` tells what a commit changed, `signal(workspace, users, frame)`
     sends what is not stored, `signal_role(workspace, roles, frame)` the same to users by role;
-    `ensure_stored(caller)` stores an anonymous customer who opens a room (async).
+    `ensure_stored(caller)` stores an anonymous customer who opens a room (async). `cluster` is this
+    node among others, started and stopped by whoever made it; where it is left out, one of its own
+    that the others don't see.
     """
 
     def __init__(
@@ -37,15 +40,17 @@ class Chat:
         publish: Publish,
         signal: Signal,
         *,
+        cluster: Cluster | None = None,
         signal_role: SignalRole | None = None,
         ensure_stored: Callable[[Caller], Awaitable[None]] = all_are_stored,
     ) -> None:
-        self.commits = Commits(store, clock, publish)
+        self.cluster = cluster = cluster or Cluster(store, clock, ids)
+        self.commits = Commits(store, clock, publish, cluster.nodes)
         self.inboxes = Inboxes(store, cursors, users)
-        self.waiting = Waiting(store, clock, ids, self.commits, signal_role)
+        self.waiting = Waiting(store, clock, ids, self.commits, cluster.schedule, signal_role)
         self.commits.on_room_changed = self.waiting.on_room_changed
         self.messages = Messages(store, clock, ids, users, self.commits)
-        self.erasures = Erasures(store, clock, users, self.commits)
+        self.erasures = Erasures(store, clock, users, self.commits, cluster.leases)
         self.rooms = Rooms(
             store,
             clock,
@@ -60,9 +65,8 @@ class Chat:
         )
 
     async def start(self) -> None:
-        """Go on with what a crash or a stop left open, and do what falls due."""
+        """Go on with what a crash or a stop left open."""
         await self.commits.start()
-        self.waiting.start()
         self.erasures.start()
 
     async def stop(self) -> None:

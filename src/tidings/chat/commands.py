@@ -119,6 +119,13 @@ class Change(msgspec.Struct, frozen=True):
     at: int
 
 
+class Wake(msgspec.Struct, frozen=True):
+    """End a snooze whose time has come. Answers True, or False where there is none."""
+
+    entry_id: str
+    at: int
+
+
 class Mute(msgspec.Struct, frozen=True):
     """Leave a room out of one's total, or take it in again. Answers True if that was new."""
 
@@ -146,7 +153,19 @@ class Found(msgspec.Struct, frozen=True):
 
 
 Command: TypeAlias = (
-    Post | Edit | Erase | Remove | React | Read | Join | Leave | Change | Mute | Create | Found
+    Post
+    | Edit
+    | Erase
+    | Remove
+    | React
+    | Read
+    | Join
+    | Leave
+    | Change
+    | Wake
+    | Mute
+    | Create
+    | Found
 )
 
 FOUNDERS_INLINE_MAX = 30
@@ -188,7 +207,7 @@ def named_users(command: Command) -> tuple[str, ...]:
             return tuple(user for user, _ in founders)
         case Found(founding=founding):
             return founding[:FOUNDERS_INLINE_MAX]
-        case Erase():
+        case Erase() | Wake():
             return ()
 
 
@@ -204,7 +223,8 @@ def named_seqs(command: Command) -> tuple[int, ...]:
 
 
 def items_max(command: Command, *, is_inline: bool) -> int:
-    """Most items that the command can add to a transaction, besides room and members' rows."""
+    """Most items that the command can add to a transaction, besides members' rows, the room, its
+    fan-out and its place in the schedule."""
     match command:
         case Post(is_joining=True):
             return 7  # two or three entries, a receipt, member, inbox, badge
@@ -220,6 +240,8 @@ def items_max(command: Command, *, is_inline: bool) -> int:
             return 4
         case Change():
             return 5
+        case Wake():
+            return 1
         case Create(founders=founders):
             return 3 * len(founders)
         case Found(founding=founding):

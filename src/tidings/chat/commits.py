@@ -36,7 +36,9 @@ from tidings.chat.rows import (
 )
 from tidings.chat.updates import Nudge, PostedEntry, Publish
 from tidings.clock import Clock
+from tidings.cluster.nodes import Nodes
 from tidings.errors import IdempotencyMismatch, NotFound, TidingsError, Unavailable
+from tidings.ids import IdMaker
 from tidings.storage.interface import (
     PAGE_ITEMS_MAX,
     WRITE_ITEMS_MAX,
@@ -132,12 +134,17 @@ class Commits:
 
     `on_room_changed(before, after)` hears of each commit that changed more of a room than its
     head; `before` is None for a new room. `on_committed(entries)` counts. `nudge(workspace, users)`
-    hears of users who may have got something without being told, since its answer was lost.
+    hears of users who may have got something without being told, since its answer was lost. This
+    node of `nodes` runs the fan-outs that are opened here; one that is in nobody's view where none
+    are given.
     """
 
-    def __init__(self, store: Store, clock: Clock, publish: Publish) -> None:
+    def __init__(
+        self, store: Store, clock: Clock, publish: Publish, nodes: Nodes | None = None
+    ) -> None:
         self._store = store
         self._clock = clock
+        self._nodes = nodes or Nodes(store, clock, IdMaker(clock))
         self._publish = publish
         self._queues: dict[tuple[str, str], deque[_Waiting]] = {}
         self._turns: deque[_Turn] = deque()
@@ -150,7 +157,7 @@ class Commits:
         self._is_stopping = False
         # Commits belong to nobody's request: their tasks start from where this was made.
         self._context = copy_context()
-        self._fanouts = Fanouts(store, clock, self, self._context)
+        self._fanouts = Fanouts(store, clock, self._nodes, self, self._context)
         self.on_room_changed: Callable[[RoomRow | None, RoomRow], None] | None = None
         self.on_committed: Callable[[int], None] | None = None
         self.nudge: Nudge = _nobody_to_nudge
@@ -297,7 +304,7 @@ class Commits:
     ) -> _Batch:
         """As many of a room's commands as one transaction holds, at least one."""
         names = {key}
-        items = 2  # the room and its fan-out
+        items = 4  # the room, its fan-out, and its place in the schedule, the old and the new
         is_inline = known is None or known.members is not None
         if known is not None and known.members is not None:
             items += 2 * len(known.members)
@@ -387,7 +394,7 @@ class Commits:
                 return
             work, badges = loaded
             try:
-                plan = plan_commit(batch.workspace, work, badges)
+                plan = plan_commit(batch.workspace, work, badges, self._nodes.node_id)
                 if plan.unproven and await self._doubt(batch.workspace, plan, remembered):
                     continue
                 if plan.refused and await self._answer_accepted(batch, plan, pending):
@@ -461,7 +468,7 @@ class Commits:
             after = plan.rooms.get(room_id)
             if after is None:
                 continue
-            if after.is_fanning:
+            if after.is_fanning and (view.room is None or not view.room.is_fanning):
                 self._fanouts.wake(workspace, room_id)
             if self.on_room_changed is not None and _is_changed(view.room, after):
                 self.on_room_changed(view.room, after)

@@ -2,7 +2,8 @@
 
 A user's own mark in the store is the job: it stays until everything is done, and whoever finds
 it goes on. Entries keep their place, type and countability, so no sequence gets a hole and no
-count moves.
+count moves. What members preview goes with the commit that erases it, in a large room with the
+fan-out that this commit opens.
 """
 
 from __future__ import annotations
@@ -15,22 +16,13 @@ from tidings.chat.commands import Erase
 from tidings.chat.commits import Commits
 from tidings.chat.rows import RoomRow, room_from_item
 from tidings.clock import Clock
+from tidings.cluster.leases import Lease, Leases
 from tidings.errors import TidingsError
 from tidings.people.users import Users
-from tidings.storage.interface import (
-    ConditionFailed,
-    Delete,
-    Equals,
-    Item,
-    Position,
-    Store,
-    Table,
-    Update,
-)
+from tidings.storage.interface import Delete, Item, Position, Store, Table
 from tidings.storage.tables import (
     ENTRIES,
     INBOXES,
-    MEMBERS,
     RECEIPTS,
     ROOMS,
     USERS,
@@ -43,22 +35,29 @@ ERASED_TOGETHER_MAX = 20
 """Entries that one commit erases."""
 DELETED_TOGETHER_MAX = 50
 """Receipts that one write deletes."""
-PREVIEW_MEMBERS_MAX = 1_000
-"""Members of a large room whose previews are looked at; further ones pass with the next message."""
 LOOK_PAUSE_S = 60.0
 """How often users are looked for whose erasure another process began or left open."""
+LEASE = "erasures"
+LEASE_PAUSE_S = 5.0
+"""How often the lease is asked for while another node has it."""
 
 _log = structlog.get_logger(__name__)
 
 
 class Erasures:
-    """Erases users one after the other, in the background."""
+    """Erases users one after the other, in the background, on one node at a time.
 
-    def __init__(self, store: Store, clock: Clock, users: Users, commits: Commits) -> None:
+    Each step may be repeated, by anybody, so the lease saves work and is no condition of it.
+    """
+
+    def __init__(
+        self, store: Store, clock: Clock, users: Users, commits: Commits, leases: Leases
+    ) -> None:
         self._store = store
         self._clock = clock
         self._users = users
         self._commits = commits
+        self._leases = leases
         self._has_work = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -79,26 +78,44 @@ class Erasures:
     async def _keep_erasing(self) -> None:
         while True:
             self._has_work.clear()
+            pause_s = LEASE_PAUSE_S
             try:
-                await self.run()
+                if await self._run_leased():
+                    pause_s = LOOK_PAUSE_S
             except TidingsError as error:
                 _log.warning("erasure_broken_off", detail=error.detail)
             except Exception:  # noqa: BLE001  # the root of a task
                 _log.exception("unexpected", place="erasure")
             try:
-                async with asyncio.timeout(LOOK_PAUSE_S):
+                async with asyncio.timeout(pause_s):
                     await self._has_work.wait()
             except TimeoutError:
                 pass
 
-    async def run(self) -> int:
-        """Erase everybody who is marked; how many were. Raises Unavailable."""
+    async def _run_leased(self) -> bool:
+        """Erase everybody who is marked; False if that is, or became, another node's to do."""
+        lease = await self._leases.hold(LEASE)
+        if lease is None:
+            return False
+        try:
+            await self.run(lease)
+            return lease.is_held
+        finally:
+            await self._leases.release(LEASE)
+
+    async def run(self, lease: Lease | None = None) -> int:
+        """Erase everybody who is marked; how many were. Ends where the lease does.
+
+        Raises Unavailable.
+        """
         erased = 0
         after: Position | None = None
         while True:
             page = await self._store.scan(WORKSPACES, after=after)
             for workspace in page.items:
                 for user_id in await self._marked(workspace["workspace"]):
+                    if lease is not None and not lease.is_held:
+                        return erased
                     await self.erase(workspace["workspace"], user_id)
                     erased += 1
             after = page.after
@@ -135,27 +152,10 @@ class Erasures:
                 some = tuple(seqs[start : start + ERASED_TOGETHER_MAX])
                 command = Erase(some, self._clock())
                 await self._commits.submit(room.workspace, room.room_id, command)
-            if seqs and not room.is_inline:
-                await self._clear_previews(room, set(seqs))
             after = page.after
             if after is None:
                 break
         await self._delete_receipts(room, user_id)
-
-    async def _clear_previews(self, room: RoomRow, seqs: set[int]) -> None:
-        """Previews in a large room; those in small ones went with the entries."""
-        page = await self._store.query(MEMBERS, room.key, limit=PREVIEW_MEMBERS_MAX)
-        keys = [(user_key(room.workspace, item["user_id"]), room.room_id) for item in page.items]
-        rows = await self._store.get_many(INBOXES, keys) if keys else []
-        for key, row in zip(keys, rows, strict=True):
-            if row is None or row.get("preview") is None or row.get("preview_seq") not in seqs:
-                continue
-            seen = (Equals("preview_seq", row["preview_seq"]),)
-            try:
-                await self._store.write(Update(INBOXES, key, set={"preview": None}, when=seen))
-            except ConditionFailed:
-                continue  # a newer message has taken its place
-            self._commits.forget([key[0]])
 
     async def _delete_receipts(self, room: RoomRow, user_id: str) -> None:
         while True:

@@ -22,6 +22,7 @@ from tidings import wire
 from tidings.chat import commands, marks
 from tidings.chat.commands import FOUNDERS_INLINE_MAX, Command, Posted, ReadMark
 from tidings.chat.rows import (
+    WAKING,
     BadgeRow,
     Participation,
     RoomRow,
@@ -30,6 +31,7 @@ from tidings.chat.rows import (
     room_to_item,
 )
 from tidings.chat.updates import PostedEntry, RoomUpdate, UserUpdate
+from tidings.cluster.schedule import plan_due, plan_undue
 from tidings.errors import (
     Conflict,
     FieldError,
@@ -129,10 +131,14 @@ def fold(row: Participation, user_id: str, entries: Iterable[Item]) -> None:
 
 
 def _preview(row: Participation, entry: Item) -> None:
-    text: str | None = entry.get("text")
-    row.preview = None if text is None else text[: wire.PREVIEW_CHARACTERS_MAX]
+    row.preview = _preview_of(entry)
     row.preview_seq = entry["seq"]
     row.active_at = entry["created_at"]
+
+
+def _preview_of(entry: Item) -> str | None:
+    text: str | None = entry.get("text")
+    return None if text is None else text[: wire.PREVIEW_CHARACTERS_MAX]
 
 
 def counted(user_id: str, entries: Iterable[Item], counted_seq: int) -> tuple[int, int]:
@@ -574,6 +580,14 @@ class _RoomPlan:
                 self.enter(assignee, c.actor_id, c.join_entry_id, c.at, "member")
         return room
 
+    def wake(self, c: commands.Wake) -> bool:
+        room = self.there
+        if room.wakes_at is None or room.wakes_at > c.at:
+            return False
+        room.status, room.snoozed_until = "open", None
+        self.note(c.entry_id, "status", None, c.at, {"status": "open", "snoozed_until": None})
+        return True
+
     def mute(self, c: commands.Mute) -> bool:
         self.require_member(c.user_id)
         row = self.peek(c.user_id)
@@ -634,6 +648,8 @@ class _RoomPlan:
                 return self.let_leave(command)
             case commands.Change():
                 return self.alter(command)
+            case commands.Wake():
+                return self.wake(command)
             case commands.Mute():
                 return self.mute(command)
             case commands.Create():
@@ -654,7 +670,7 @@ class _RoomPlan:
             self.is_inline = False
         if self.is_inline:
             self._settle_members()
-        elif self.appended or self.founding:
+        elif self.appended or self.changed or self.founding:
             room.is_fanning = True
         if self.appended and room.listing is not None:
             room.listed_at = max(item["created_at"] for item in self.appended) // MINUTE_MS
@@ -685,12 +701,14 @@ def plan_commit(
     workspace: str,
     work: Sequence[tuple[str, RoomView, Sequence[Command]]],
     badges: Mapping[str, BadgeRow],
+    node_id: str,
 ) -> Plan:
     """One transaction for the commands of some rooms, given as (room id, view, commands).
 
     `badges` has the rows of all members of inline rooms and of all users that commands name.
-    A command that can't be done is answered with its error and changes nothing. Raises Torn for
-    rows that can't have been there at one moment.
+    The node of that id is to run the fan-outs that this opens. A command that can't be done is
+    answered with its error and changes nothing. Raises Torn for rows that can't have been there at
+    one moment.
     """
     plan = Plan()
     rooms: list[_RoomPlan] = []
@@ -709,7 +727,7 @@ def plan_commit(
         if planned.room is not None:
             rooms.append(planned)
     for planned in rooms:
-        _write_room(plan, planned)
+        _write_room(plan, planned, node_id)
     _write_users(plan, workspace, rooms, badges)
     _complete_reads(plan, asked, badges)
     _note_unproven(plan, asked)
@@ -730,7 +748,7 @@ def _note_unproven(plan: Plan, rooms: Sequence[_RoomPlan]) -> None:
             plan.unproven.append((planned.room_id, command))
 
 
-def _write_room(plan: Plan, planned: _RoomPlan) -> None:
+def _write_room(plan: Plan, planned: _RoomPlan, node_id: str) -> None:
     room, before = planned.room, planned.before
     assert room is not None
     writes = plan.writes
@@ -765,10 +783,22 @@ def _write_room(plan: Plan, planned: _RoomPlan) -> None:
         if before.is_fanning:  # closing the fan-out moves neither
             seen.append(Equals("is_fanning", True))
         writes.append(Update(ROOMS, (room.key,), set=changes, when=tuple(seen)))
-    _write_fanout(plan, planned, room)
+    _write_fanout(plan, planned, room, node_id)
+    _write_waking(plan, before, room)
 
 
-def _write_fanout(plan: Plan, planned: _RoomPlan, room: RoomRow) -> None:
+def _write_waking(plan: Plan, before: RoomRow | None, room: RoomRow) -> None:
+    """The end of a snooze goes into the schedule, and out of it, with the snooze itself."""
+    old = None if before is None else before.wakes_at
+    if room.wakes_at == old:
+        return
+    if old is not None:
+        plan.writes.append(plan_undue(WAKING, room.key, old))
+    if room.wakes_at is not None:
+        plan.writes.append(plan_due(WAKING, room.key, room.wakes_at, room.head))
+
+
+def _write_fanout(plan: Plan, planned: _RoomPlan, room: RoomRow, node_id: str) -> None:
     """The `fanouts` item goes with the commit that leaves members behind the head."""
     was_fanning = planned.before is not None and planned.before.is_fanning
     if planned.founding is not None and was_fanning:
@@ -778,7 +808,7 @@ def _write_fanout(plan: Plan, planned: _RoomPlan, room: RoomRow) -> None:
         )
     elif room.is_fanning and not was_fanning:
         founding = list(planned.founding or ()) or None
-        item: Item = {"room": room.key, "founding": founding}
+        item: Item = {"room": room.key, "founding": founding, "node_id": node_id, "fence": 1}
         plan.writes.append(Put(FANOUTS, item, when=(Absent(),)))
 
 
@@ -925,18 +955,25 @@ def plan_advance(
     entries: Mapping[int, Item],
     posted: Mapping[int, PostedEntry],
 ) -> Plan:
-    """Bring members of a large room up to `room.head`, or a step nearer to it.
+    """Bring members of a large room up to `room.head`, or a step nearer to it, and their previews
+    to what the entries say now.
 
-    `entries` are the log after the least `counted_seq` of the rows, `posted` the same for
-    delivery. The members' versions are what makes a second time fail. Raises Torn.
+    `entries` are the log after the least `counted_seq` of the rows and those that the rows
+    preview, `posted` the same for delivery. The members' versions are what makes a second time
+    fail. Raises Torn.
     """
     plan = Plan()
     for user_id, old in rows.items():
-        if old.is_left or old.counted_seq >= room.head:
+        if old.is_left:
             continue
         row = copy.copy(old)
         last = min(room.head, old.counted_seq + COUNT_ENTRIES_MAX)
         fold(row, user_id, (entries[seq] for seq in range(old.counted_seq + 1, last + 1)))
+        previewed = entries.get(row.preview_seq)
+        if previewed is not None:  # it may have been edited, deleted or erased meanwhile
+            row.preview = _preview_of(previewed)
+        if row == old:
+            continue
         before = badges[user_id]
         after = copy.copy(before)
         after.version += 1

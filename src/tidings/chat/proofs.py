@@ -202,6 +202,8 @@ class RoomFacts(msgspec.Struct, frozen=True):
     log: Log
     members: int
     has_fanout: bool
+    is_scheduled: bool
+    """Whether the schedule has the end of the room's snooze."""
 
 
 class MemberFacts(msgspec.Struct, frozen=True):
@@ -353,7 +355,13 @@ def _room_listing(facts: RoomFacts) -> str | None:
 
 def listing_keys(room: RoomRow) -> dict[str, str | None]:
     """The index keys that follow from what the room is."""
-    return {"listing": room.listing, "waiting": room.waiting, "waking": room.waking}
+    return {"listing": room.listing, "waiting": room.waiting}
+
+
+def _room_waking(facts: RoomFacts) -> str | None:
+    if facts.room.wakes_at is not None and not facts.is_scheduled:
+        return "snoozed until a time at which nothing wakes it"
+    return None
 
 
 RoomCheck: TypeAlias = Callable[[RoomFacts], str | None]
@@ -364,6 +372,7 @@ ROOM_CHECKS: Mapping[str, RoomCheck] = {
     "room.direct": _room_direct,
     "room.fanning": _room_fanning,
     "room.listing": _room_listing,
+    "room.waking": _room_waking,
 }
 
 # Members, with what the log says about them.

@@ -24,7 +24,8 @@ from tidings.chat.proofs import (
     marks_wrong,
     room_from_row,
 )
-from tidings.chat.rows import RoomRow, badge_from_item
+from tidings.chat.rows import WAKING, RoomRow, badge_from_item
+from tidings.cluster.schedule import plan_due, schedule_key
 from tidings.storage.interface import (
     Absent,
     Check,
@@ -38,7 +39,16 @@ from tidings.storage.interface import (
     Update,
     Write,
 )
-from tidings.storage.tables import BADGES, ENTRIES, FANOUTS, INBOXES, MEMBERS, ROOMS, room_key
+from tidings.storage.tables import (
+    BADGES,
+    ENTRIES,
+    FANOUTS,
+    INBOXES,
+    MEMBERS,
+    ROOMS,
+    SCHEDULE,
+    room_key,
+)
 
 ATTEMPTS_MAX = 12
 """Times that a repair reads and writes before it gives way."""
@@ -49,7 +59,7 @@ ROWS_AT_ONCE_MAX = 50
 
 
 async def mend_room(store: Store, room: str) -> int:
-    """Make a room's member_count, fan-out flag and listing keys right; returns 1 if it changed.
+    """Make a room's member_count, flag, listing keys and waking right; returns 1 if it changed.
 
     A flag without a fan-out gets one, so that the members' rows are brought to the head. The
     epoch grows, so that nobody goes on with what they remember of the room.
@@ -88,6 +98,10 @@ async def _room_writes(store: Store, key: str) -> list[Write]:
     }
     changes = _differences(item, wanted)
     writes: list[Write] = []
+    if room.wakes_at is not None:
+        key_due = schedule_key(WAKING, key, room.wakes_at)
+        if await store.get(SCHEDULE, key_due) is None:
+            writes.append(plan_due(WAKING, key, room.wakes_at, room.head))
     if room.is_fanning and not has_fanout:
         writes.append(Put(FANOUTS, {"room": key}, (Absent(),)))
     elif changes:

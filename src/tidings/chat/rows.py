@@ -13,6 +13,8 @@ from tidings.clock import rfc3339
 from tidings.storage.interface import Item
 from tidings.storage.tables import LISTING_SHARDS, room_key, user_key
 
+WAKING = "waking"
+"""What the schedule calls the end of a snooze; its subject is the room's key."""
 INLINE_MEMBERS_MAX = 24
 """Members of a room that one transaction can carry along with the log."""
 
@@ -74,11 +76,9 @@ class RoomRow(msgspec.Struct):
         return None
 
     @property
-    def waking(self) -> str | None:
-        """The partition of the rooms to be woken from a snooze, if this room is one."""
-        if self.status == "snoozed" and self.snoozed_until is not None:
-            return f"waking#{self.shard}"
-        return None
+    def wakes_at(self) -> int | None:
+        """When the room's snooze ends by itself, in milliseconds, if it is in one that does."""
+        return self.snoozed_until if self.status == "snoozed" else None
 
 
 def room_from_item(item: Item) -> RoomRow:
@@ -130,7 +130,6 @@ def room_to_item(room: RoomRow) -> Item:
         "listing": room.listing,
         "listed_at": room.listed_at if room.listing else None,
         "waiting": room.waiting,
-        "waking": room.waking,
     }
 
 

@@ -1,4 +1,8 @@
-"""Support rooms that wait: the queue that managers see, live, and the end of a snooze."""
+"""Support rooms that wait: the queue that managers see, live, and the end of a snooze.
+
+When a snooze ends is in the schedule, put there and taken away by the commits that begin and end
+it; one node at a time works it (`tidings.cluster.schedule`).
+"""
 
 from __future__ import annotations
 
@@ -10,24 +14,21 @@ import structlog
 
 from tidings import wire
 from tidings.chat.access import TEAM_ROLES
-from tidings.chat.commands import Change
+from tidings.chat.commands import Wake
 from tidings.chat.commits import Commits
-from tidings.chat.rows import RoomRow
+from tidings.chat.listings import support_listings
+from tidings.chat.rows import WAKING, RoomRow, room_from_item
 from tidings.clock import Clock
-from tidings.errors import TidingsError
+from tidings.cluster.schedule import Schedule, plan_due
+from tidings.errors import TidingsError, Unavailable
 from tidings.ids import IdMaker
-from tidings.storage.interface import Store
-from tidings.storage.tables import LISTING_SHARDS, ROOMS
+from tidings.storage.interface import Absent, ConditionFailed, Position, Put, Store
+from tidings.storage.tables import LISTING_SHARDS, ROOMS, SCHEDULE, WORKSPACES
 
 QUEUE_COUNTED_MAX = 1_000
 """Rooms of one status that are counted in each shard; where there are more, it says so."""
 QUEUE_PAUSE_S = 0.25
 """How long changes are gathered before managers are told the new counts."""
-WAKING_PAUSE_S = 5.0
-"""How often rooms are looked for whose snooze is over."""
-WOKEN_TOGETHER_MAX = 100
-"""Rooms of one shard that one look wakes."""
-
 SignalRole: TypeAlias = Callable[[str, Collection[str], dict[str, object]], None]
 """Sends a frame that is not stored to users of roles: (workspace, roles, frame)."""
 
@@ -35,7 +36,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Waiting:
-    """Counts the queue, tells managers when it changed, and wakes snoozed rooms in time."""
+    """Counts the queue, tells managers when it changed, and wakes snoozed rooms that are due."""
 
     def __init__(
         self,
@@ -43,6 +44,7 @@ class Waiting:
         clock: Clock,
         ids: IdMaker,
         commits: Commits,
+        schedule: Schedule,
         signal_role: SignalRole | None,
     ) -> None:
         self._store = store
@@ -52,6 +54,7 @@ class Waiting:
         self._signal_role = signal_role
         self._changed: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        schedule.on(WAKING, self._wake)
 
     async def count(self, workspace: str) -> wire.Queue:
         """How many support rooms wait unassigned, by status."""
@@ -108,52 +111,54 @@ class Waiting:
                 }
                 self._signal_role(workspace, TEAM_ROLES, frame)
 
-    async def wake(self) -> int:
-        """Open the rooms whose snooze is over; how many there were."""
-        now_ms = self._clock()
-        woken = 0
-        for shard in range(LISTING_SHARDS):
+    async def _wake(self, room: str, due_ms: int) -> bool:
+        """Open a room whose snooze ends now; False where that snooze has ended already."""
+        workspace, _, room_id = room.partition("#")
+        command = Wake(self._ids.new("ent"), max(self._clock(), due_ms))
+        if await self._commits.submit(workspace, room_id, command):
+            return True
+        item = await self._store.get(ROOMS, (room,))
+        if item is not None and room_from_item(item).wakes_at == due_ms:
+            raise Unavailable("The room has changed meanwhile.")
+        return False
+
+    async def adopt(self) -> int:
+        """Put the snoozes of an older version, which had no schedule, into it; how many."""
+        adopted = 0
+        after: Position | None = None
+        while True:
+            page = await self._store.scan(WORKSPACES, after=after)
+            for item in page.items:
+                for listing in support_listings(item["workspace"], "snoozed"):
+                    adopted += await self._adopt(listing)
+            after = page.after
+            if after is None:
+                return adopted
+
+    async def _adopt(self, listing: str) -> int:
+        adopted = 0
+        after: Position | None = None
+        while True:
             page = await self._store.query(
-                ROOMS,
-                f"waking#{shard}",
-                index="by_waking",
-                high=now_ms,
-                limit=WOKEN_TOGETHER_MAX,
-                consistent=False,
+                ROOMS, listing, index="by_listing", after=after, consistent=False
             )
             for item in page.items:
-                workspace, _, room_id = item["room"].partition("#")
-                woken += await self._wake(workspace, room_id, now_ms)
-        return woken
+                room = room_from_item(item)
+                if room.wakes_at is not None:
+                    due = plan_due(WAKING, room.key, room.wakes_at, room.head)
+                    adopted += await self._put_if_absent(due)
+            after = page.after
+            if after is None:
+                return adopted
 
-    async def _wake(self, workspace: str, room_id: str, now_ms: int) -> bool:
-        view = await self._commits.look(workspace, room_id)
-        room = None if view is None else view.room
-        if room is None or room.waking is None or (room.snoozed_until or 0) > now_ms:
+    async def _put_if_absent(self, due: Put) -> bool:
+        if await self._store.get(SCHEDULE, SCHEDULE.key(due.item)) is not None:
             return False
-        command = Change(
-            actor_id=None,
-            changes={"status": "open", "snoozed_until": None},
-            entry_id=self._ids.new("ent"),
-            join_entry_id=self._ids.new("ent"),
-            at=now_ms,
-        )
-        await self._commits.submit(workspace, room_id, command)
+        try:
+            await self._store.write(Put(SCHEDULE, due.item, when=(Absent(),)))
+        except ConditionFailed:
+            return False
         return True
-
-    def start(self) -> None:
-        """Wake rooms from now on."""
-        self._start(self._keep_waking())
-
-    async def _keep_waking(self) -> None:
-        while True:
-            try:
-                await self.wake()
-            except TidingsError as error:
-                _log.warning("not_woken", detail=error.detail)
-            except Exception:  # noqa: BLE001  # the root of a task
-                _log.exception("unexpected", place="waking")
-            await asyncio.sleep(WAKING_PAUSE_S)
 
     def _start(self, coroutine: Any) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)
@@ -161,7 +166,7 @@ class Waiting:
         task.add_done_callback(self._tasks.discard)
 
     async def stop(self) -> None:
-        """Stop waking and telling."""
+        """Stop telling."""
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()

@@ -124,12 +124,10 @@ ROOMS = Table(
         "listing": str,
         "listed_at": int,
         "waiting": str,
-        "waking": str,
     },
     indexes=(
         Index("by_listing", "listing", "listed_at", projected=("assignee_id", "tags")),
         Index("by_waiting", "waiting", "status", projected=()),
-        Index("by_waking", "waking", "snoozed_until", projected=()),
     ),
 )
 
@@ -212,7 +210,7 @@ FANOUTS = Table(
     name="fanouts",
     partition="room",
     sort=None,
-    fields={"room": str, "founding": list},
+    fields={"room": str, "founding": list, "node_id": str, "fence": int},
 )
 
 NODES = Table(
@@ -241,7 +239,7 @@ SCHEDULE = Table(
     name="schedule",
     partition="shard",
     sort="due",
-    fields={"shard": str, "due": str, "kind": str, "subject": str, "fence": int},
+    fields={"shard": str, "due": str, "kind": str, "subject": str, "seq": int},
 )
 
 PRESENCE = Table(
