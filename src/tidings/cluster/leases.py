@@ -154,7 +154,7 @@ class Leases:
         lease.written()
         self._held[name] = lease
         self._watched.pop(name, None)
-        _log.info("lease_taken", name=name, fence=lease.fence)
+        _log.debug("lease_taken", name=name, fence=lease.fence)
         return lease
 
     def _stands_still(self, name: str, seen: tuple[int, int]) -> bool:
