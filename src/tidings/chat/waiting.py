@@ -114,6 +114,7 @@ class Waiting:
     async def _wake(self, room: str, due_ms: int) -> bool:
         """Open a room whose snooze ends now; False where that snooze has ended already."""
         workspace, _, room_id = room.partition("#")
+        await self._commits.look(workspace, room_id)  # another node may have put it to sleep
         command = Wake(self._ids.new("ent"), max(self._clock(), due_ms))
         if await self._commits.submit(workspace, room_id, command):
             return True
@@ -142,9 +143,10 @@ class Waiting:
             page = await self._store.query(
                 ROOMS, listing, index="by_listing", after=after, consistent=False
             )
-            for item in page.items:
-                room = room_from_item(item)
-                if room.wakes_at is not None:
+            keys = [(item["room"],) for item in page.items]
+            for item in await self._store.get_many(ROOMS, keys) if keys else ():
+                room = None if item is None else room_from_item(item)
+                if room is not None and room.wakes_at is not None:
                     due = plan_due(WAKING, room.key, room.wakes_at, room.head)
                     adopted += await self._put_if_absent(due)
             after = page.after

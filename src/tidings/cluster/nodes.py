@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TypeAlias
 
 import msgspec
@@ -87,6 +88,7 @@ class Nodes:
         self._looked_at_s: float | None = None
         self._looking = asyncio.Lock()
         self._failing: set[str] = set()
+        self._has_news = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self.on_gone: list[Callable[[str], None]] = []
         """Each is called with the id of a node that was live and is not any more."""
@@ -112,12 +114,14 @@ class Nodes:
         return node_id == self.node_id or (sight is not None and sight.silent_s < NODE_SILENT_S)
 
     def announce(self, address: str) -> None:
-        """Say where this node listens, from the next beat on."""
+        """Say where this node listens, with a beat that comes at once."""
         self._own = msgspec.structs.replace(self._own, address=address)
+        self._has_news.set()
 
     def drain(self) -> None:
-        """Say that this node is being stopped, from the next beat on."""
+        """Say that this node is being stopped, with a beat that comes at once."""
         self._own = msgspec.structs.replace(self._own, is_draining=True)
+        self._has_news.set()
 
     async def start(self) -> None:
         """Be seen, and see, from now on. Raises Unavailable."""
@@ -197,7 +201,10 @@ class Nodes:
 
     async def _keep_beating(self) -> None:
         while True:
-            await asyncio.sleep(BEAT_S)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(BEAT_S):
+                    await self._has_news.wait()
+            self._has_news.clear()
             await asyncio.gather(self._attempt("beat", self.beat), self._attempt("look", self.look))
 
     async def _attempt(self, what: str, work: Callable[[], Awaitable[None]]) -> None:

@@ -69,7 +69,7 @@ REVOKED_TOGETHER_MAX = 40
 """Sessions that are ended in one write."""
 KEYS_LISTED_MAX = 1_000
 """Keys of a workspace that are listed."""
-CACHE_MS = 2_000
+CACHE_MS = 1_500
 """How long a session or key that another process revoked may still be accepted here."""
 CACHE_TOKENS_MAX = 20_000
 TOKEN_BYTES = 32

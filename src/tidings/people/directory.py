@@ -12,7 +12,7 @@ from tidings.people.rows import UserRow, user_from_item, user_to_item, visitor
 from tidings.storage.interface import Absent, ConditionFailed, Equals, Item, Put, Store, Update
 from tidings.storage.tables import USERS, user_key
 
-CACHE_MS = 2_000
+CACHE_MS = 1_500
 """How long a changed role, name or deactivation may go unseen by another node."""
 CACHE_USERS_MAX = 10_000
 
