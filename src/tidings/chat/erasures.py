@@ -37,6 +37,9 @@ DELETED_TOGETHER_MAX = 50
 """Receipts that one write deletes."""
 LOOK_PAUSE_S = 60.0
 """How often users are looked for whose erasure another process began or left open."""
+LATE_MS = 30_000
+"""What was on its way when its author was deactivated is in the log after so long: a connection
+that another node has yet to end (5 s), a wait in the room's queue (10 s), and the write."""
 LEASE = "erasures"
 LEASE_PAUSE_S = 5.0
 """How often the lease is asked for while another node has it."""
@@ -104,7 +107,7 @@ class Erasures:
             await self._leases.release(LEASE)
 
     async def run(self, lease: Lease | None = None) -> int:
-        """Erase everybody who is marked; how many were. Ends where the lease does.
+        """Erase everybody who is marked; how many of them are done with. Ends where the lease does.
 
         Raises Unavailable.
         """
@@ -116,8 +119,7 @@ class Erasures:
                 for user_id in await self._marked(workspace["workspace"]):
                     if lease is not None and not lease.is_held:
                         return erased
-                    await self.erase(workspace["workspace"], user_id)
-                    erased += 1
+                    erased += await self.erase(workspace["workspace"], user_id)
             after = page.after
             if after is None:
                 return erased
@@ -126,11 +128,14 @@ class Erasures:
         page = await self._store.query(USERS, workspace, index="by_erasing", consistent=False)
         return [item["user_id"] for item in page.items]
 
-    async def erase(self, workspace: str, user_id: str) -> None:
+    async def erase(self, workspace: str, user_id: str) -> bool:
         """Erase a user from every room that they are or were in, and take the mark away.
 
-        Repeating it is fine, also after it was broken off anywhere. Raises Unavailable.
+        False where something of theirs may still be on its way: it has to be repeated. That is
+        fine at any time, also after it was broken off anywhere. Raises Unavailable.
         """
+        began_ms = self._clock()
+        user = await self._users.find(workspace, user_id)
         after: Position | None = None
         while True:
             page = await self._store.query(INBOXES, user_key(workspace, user_id), after=after)
@@ -141,7 +146,10 @@ class Erasures:
             after = page.after
             if after is None:
                 break
+        if user is not None and began_ms - user.updated_at < LATE_MS:
+            return False
         await self._users.finish_erasing(workspace, user_id)
+        return True
 
     async def _erase_in(self, room: RoomRow, user_id: str) -> None:
         after: Position | None = None
