@@ -59,6 +59,8 @@ class State:
     def apply(self, frame: dict[str, Any]) -> bool:
         """Take a frame in; False if it shows that something was missed before it."""
         kind = frame["type"]
+        if frame.get("since_version", 0) > self.version:
+            return False
         if kind in ("sync", "ready"):
             if kind == "sync":
                 self._apply_sync(frame)

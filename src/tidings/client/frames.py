@@ -132,6 +132,8 @@ class Synced(Frame, tag="sync", frozen=True):
     more: bool
     unread_rooms: list[wire.UnreadRoom] | UnsetType = UNSET
     ref: str | int | None = None
+    since_version: int = 0
+    """Of one that nobody asked for: the version up to which the service has told everything."""
 
     @property
     def reply(self) -> wire.SyncReply:

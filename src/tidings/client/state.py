@@ -220,6 +220,9 @@ class State:
         match frame:
             case EntryUpdate():
                 return self._apply_entry(frame)
+            case Synced() if frame.since_version > self.version:
+                self._missed = max(self._missed, frame.version)  # more than it brings was missed
+                return []
             case Synced():
                 return self.apply_sync(frame.reply)
             case ReadUpdate():

@@ -144,9 +144,15 @@ def error(ref: Ref, problem: wire.Problem) -> bytes:
     return encode(frame)
 
 
-def synced(ref: Ref, reply: wire.SyncReply) -> bytes:
-    """The answer to `sync`, and the catch-up after `auth`."""
+def synced(ref: Ref, reply: wire.SyncReply, *, since_version: int | None = None) -> bytes:
+    """The answer to `sync`, and the catch-up after `auth`.
+
+    One that nobody asked for tells what the service failed to tell live, since the version up to
+    which it has told everything: a device that is not there yet missed something else.
+    """
     head = b'{"type":"sync",' if ref is None else b'{"type":"sync","ref":%b,' % encode(ref)
+    if since_version is not None:
+        head += b'"since_version":%d,' % since_version
     return head + encode(reply)[1:]
 
 

@@ -370,8 +370,8 @@ class Syncs:
         async with connection.reading:
             if not connection.is_complete:
                 connection.hold()
-                position = complete(connection.version)
-                await self._put_windows(connection.caller, position, {}, connection)
+                start = complete(connection.version)
+                await self._put_windows(connection.caller, start, {}, connection, is_asked=False)
 
     async def _put_windows(
         self,
@@ -379,15 +379,21 @@ class Syncs:
         position: Position,
         have: Mapping[str, ranges.Ranges],
         connection: Connection,
+        *,
+        is_asked: bool = True,
     ) -> None:
+        """Put what there is since the position, until nothing is missing, and go live."""
         lacking = dict(have)
+        told_version = None if is_asked else position.version
         while connection.close_code is None:
             async with self.admission.pass_through():
                 reply = await self.read(caller, position, lacking, wire.LIST_LIMIT_MAX)
-            connection.put("sync", frames.synced(None, reply), reply.cursor)
+            frame = frames.synced(None, reply, since_version=told_version)
+            connection.put("sync", frame, reply.cursor)
             if not reply.more and connection.go_live(reply.version):
                 return
             await connection.drain()
+            told_version = None
             position = self.queues.open(caller, reply.cursor)
             for room in reply.rooms:
                 if room.room_id in lacking:
