@@ -197,6 +197,8 @@ async def open_app(
             nodes=cluster.nodes,
             check_ready=check_ready,
         )
+        await bus.start()  # and stopped last: the last commits are told, too
+        stack.push_async_callback(bus.stop)
         await cluster.start()
         stack.push_async_callback(
             _within, CLUSTER_TIMEOUT_S, cluster.stop, "others will wait for this node to be silent"
@@ -214,8 +216,6 @@ async def open_app(
             versions=syncs.versions,
         )
         stack.push_async_callback(hub.stop)
-        await bus.start()
-        stack.push_async_callback(bus.stop)
         stack.push_async_callback(
             _within, CHANGES_TIMEOUT_S, unfinished.wait, "changes were cut short"
         )

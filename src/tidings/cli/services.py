@@ -26,7 +26,7 @@ def register(app: typer.Typer) -> None:
 def serve(
     store: StoreUrl = STORE_DEFAULT,
     bus: Annotated[
-        str, typer.Option("--bus", metavar="URL", help="Wake-ups between nodes; local: has one.")
+        str, typer.Option("--bus", metavar="URL", help="Between nodes: redis://…; local: is one.")
     ] = _DEFAULTS.bus,
     blobs: Annotated[
         str, typer.Option("--blobs", metavar="URL", help="Where bytes are kept.")

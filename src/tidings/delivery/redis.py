@@ -97,6 +97,7 @@ class RedisBus:
         self._has_messages = asyncio.Event()
         self._connected = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._is_stopping = False
         parse_url(url)  # refuses a wrong one
 
     def _client(self) -> Redis:
@@ -144,12 +145,13 @@ class RedisBus:
         deadline_s = asyncio.get_running_loop().time() + STOP_S_MAX
         while self._queue and asyncio.get_running_loop().time() < deadline_s:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
+        self._is_stopping = True
         self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        await asyncio.wait([self._task], timeout=STOP_S_MAX)
 
     async def _run(self) -> None:
         failures = 0
-        while True:
+        while not self._is_stopping:
             try:
                 await self._stay_connected()
             except* _FAILURES as group:
@@ -187,7 +189,7 @@ class RedisBus:
             await client.aclose()
 
     async def _send(self, client: Redis) -> None:
-        while True:
+        while not _is_ending():
             packet = self._pack()
             await client.publish(self._channel, self._sender + _encode(packet))
             self._metrics.bus("sent", len(packet.messages))
@@ -214,7 +216,7 @@ class RedisBus:
     async def _receive(self, subscription: PubSub) -> None:
         clock_s = asyncio.get_running_loop().time
         heard_at_s = clock_s()
-        while True:
+        while not _is_ending():
             message = await subscription.get_message(
                 ignore_subscribe_messages=True, timeout=SILENT_S
             )
@@ -274,6 +276,14 @@ class RedisBus:
             del self._peers[sender]
         if silent:
             self._tell_gap()
+
+
+def _is_ending() -> bool:
+    """Whether this task was cancelled: a call to the server that ends at the same moment hides it
+    (`asyncio.wait_for` of Python 3.11).
+    """
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
