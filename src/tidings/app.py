@@ -40,7 +40,7 @@ from tidings.delivery.hub import Hub
 from tidings.delivery.redis import RedisBus
 from tidings.delivery.syncs import Syncs
 from tidings.delivery.websocket import Sockets
-from tidings.delivery.whereabouts import Alone, Whereabouts
+from tidings.delivery.whereabouts import Whereabouts
 from tidings.engines import open_engine, priced
 from tidings.errors import Unavailable, ValidationFailed
 from tidings.ids import IdMaker
@@ -126,9 +126,15 @@ async def open_app(
         store, cost_source = priced(engine, settings.store_address)
         cursors = Cursors(await read_secret(store, CURSOR_SECRET))
         ids = IdMaker(clock)
-        peers = Alone(ids.new("node"))
-        bus = _bus(settings, cursors, peers.node_id, metrics)
-        hub = Hub(cursors, metrics, bus, Whereabouts(store, clock, peers))
+        cluster = Cluster(store, clock, ids, version=_version())
+        metrics.watch(
+            "tidings_nodes_live",
+            "Nodes of this service that this one sees, itself among them.",
+            lambda: len(cluster.nodes.live),
+        )
+        bus = _bus(settings, cursors, cluster.nodes.node_id, metrics)
+        hub = Hub(cursors, metrics, bus, Whereabouts(store, clock, cluster.nodes))
+        cluster.nodes.on_gone.append(hub.on_node_gone)
 
         async def first_cursor(workspace: str, user_id: str) -> str:
             return await queues.first_cursor(store, cursors, workspace, user_id)
@@ -151,12 +157,6 @@ async def open_app(
             erase=erase,
             on_revoked=hub.on_revoked,
             first_cursor=first_cursor,
-        )
-        cluster = Cluster(store, clock, ids, version=_version())
-        metrics.watch(
-            "tidings_nodes_live",
-            "Nodes of this service that this one sees, itself among them.",
-            lambda: len(cluster.nodes.live),
         )
         chat = Chat(
             store,

@@ -59,6 +59,29 @@ async def test_devices_and_polls_of_two_nodes_hear_of_each_other(
             assert (await at_here.post_message(room.id, "nobody hears, all will read")).seq == 2
 
 
+async def test_two_nodes_without_a_bus_find_out_by_themselves(
+    open_site: Opening, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mending, "QUIET_SWEEP_S", 1_000.0)
+    async with open_site() as here, open_site() as there:
+        for site in (here, there):
+            await site.service.nodes.look()
+        ann, bob = await here.user("ann"), await here.user("bob")
+        async with Client(here.url, ann) as at_here, Client(there.url, bob) as at_there:
+            room = await at_here.create_room("group", members=["bob"])
+            async with Device(at_there, way="websocket") as device:
+                await device.until(lambda _: device.is_connected, deadline_s=DEADLINE_S)
+
+                async def is_online() -> bool:
+                    return (await at_here.user("bob")).is_online is True
+
+                await soon(is_online)
+                sent = await at_here.post_message(room.id, "hello")
+                await device.until(lambda state: bool(state.rooms[room.id].log()))
+                assert device.rooms[room.id].log() == [sent]
+                assert device.connections == 1
+
+
 async def test_wrong_bus_is_refused(open_site: Opening) -> None:
     with pytest.raises(SettingRefused, match="bus"):
         async with open_site(bus="local:elsewhere"):

@@ -128,6 +128,7 @@ class Hub:
 
     async def stop(self) -> None:
         """End what the hub runs by itself."""
+        self._companions = None
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
