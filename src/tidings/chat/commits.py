@@ -274,10 +274,10 @@ class Commits:
             elif not batch.names & packed:
                 batches.append(batch)
                 packed |= batch.names
-                self._drop_taken(queue, batch.rooms[room_id])
+                self._drop_taken(workspace, room_id, queue, batch.rooms[room_id])
             elif self._pack(batch, batches):
                 packed |= batch.names
-                self._drop_taken(queue, batch.rooms[room_id])
+                self._drop_taken(workspace, room_id, queue, batch.rooms[room_id])
             else:
                 reserved |= batch.names
         for batch in batches:
@@ -323,10 +323,15 @@ class Commits:
                 break
         return _Batch(workspace, {room_id: taken}, names, items)
 
-    @staticmethod
-    def _drop_taken(queue: deque[_Waiting], taken: list[_Waiting]) -> None:
+    def _drop_taken(
+        self, workspace: str, room_id: str, queue: deque[_Waiting], taken: list[_Waiting]
+    ) -> None:
+        """Take the first of a queue, which then goes behind all others that wait."""
         for _ in taken:
             queue.popleft()
+        del self._queues[workspace, room_id]
+        if queue:
+            self._queues[workspace, room_id] = queue
 
     async def _load_for_queue(self, workspace: str, room_id: str, key: str) -> None:
         """Read a room that commands wait for; without one they are refused, those that wait now.
