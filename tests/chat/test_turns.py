@@ -1,4 +1,4 @@
-"""Commits take turns without starving anybody."""
+"""Commits take turns without starving anybody, and remember what they start from."""
 
 from __future__ import annotations
 
@@ -7,15 +7,20 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import pytest
 import pytest_asyncio
 
-from tests.chat.test_commits import Now, World
-from tests.storage.suspending import HeldStore
+from tests.chat.test_commits import WORKSPACE, Now, World
+from tests.storage.suspending import KEYS_TOGETHER, HeldStore
+from tidings.chat import memory
+from tidings.chat.memory import KnownUsers
+from tidings.chat.rows import BadgeRow, Participation
 from tidings.storage.sqlite import SqliteStore
+from tidings.storage.tables import INBOXES, user_key
 
 DEADLINE_S = 20.0
 ROOMS = 100
-"""More than one transaction holds."""
+"""More than one transaction holds, and more than a user's rows that used to be remembered."""
 
 
 @pytest_asyncio.fixture
@@ -57,3 +62,57 @@ async def test_rooms_that_share_somebody_are_served_alike(world: World) -> None:
         await asyncio.gather(*(keep_posting(*desk) for desk in desks))
     assert spread == 1
     await world.assert_clean()
+
+
+async def test_what_a_commit_starts_from_is_read_at_once_and_then_remembered(
+    world: World, store: HeldStore
+) -> None:
+    desks = await _desks(world)
+    everybody = [f"u{number}" for number in range(ROOMS + 1)]
+    world.commits.forget(user_key(WORKSPACE, user_id) for user_id in everybody)
+    store.calls.clear()
+    await asyncio.gather(*(world.post(room, sender, "1") for room, sender in desks[:8]))
+    assert store.calls.count(("get_many", INBOXES)) == -(-2 * 8 // KEYS_TOGETHER), "all in one"
+    assert store.calls.count(("write", None)) == 1
+    await asyncio.gather(*(world.post(room, sender, "2") for room, sender in desks))
+    store.calls.clear()
+    await asyncio.gather(*(world.post(room, sender, "3") for room, sender in desks))
+    assert {action for action, _ in store.calls} == {"write"}
+
+
+def test_who_was_kept_longest_ago_is_forgotten_rows_and_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(memory, "USERS_REMEMBERED_MAX", 3)
+    monkeypatch.setattr(memory, "ROWS_REMEMBERED_MAX", 4)
+    monkeypatch.setattr(memory, "ROWS_OF_USER_MAX", 3)
+    users = KnownUsers()
+
+    def keep(key: str, *rooms: str) -> None:
+        users.keep_badge(key, BadgeRow())
+        for room in rooms:
+            users.keep_row(key, room, Participation(room_id=room, kind="group"), 1)
+
+    def rows(key: str) -> list[str]:
+        return [room for room in "pqrst" if users.row(key, room, 1) is not None]
+
+    keep("ann", "p", "q")
+    keep("bob", "p", "q", "r", "s")
+    assert rows("bob") == ["q", "r", "s"], "of one user so many"
+    assert "ann" not in users, "of all together so many"
+    keep("cem", "p")
+    keep("bob")
+    keep("dan")
+    keep("eve")
+    assert [key for key in ("bob", "cem", "dan", "eve") if key in users] == ["bob", "dan", "eve"]
+    users.forget("bob")
+    keep("dan", "p", "q")
+    keep("eve", "p", "q")
+    assert (rows("dan"), rows("eve")) == (["p", "q"], ["p", "q"])
+    users.keep_row("bob", "p", Participation(room_id="p", kind="group"), 1)
+    assert "bob" not in users, "a row without its badge is nothing to start from"
+    assert users.row("dan", "p", 2) is None
+    users.keep_row("dan", "p", Participation(room_id="p", kind="group", unread=7), None)
+    kept = users.row("dan", "p", 1)
+    assert kept is not None
+    assert kept.unread == 7

@@ -12,7 +12,15 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Collection,
+    Coroutine,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from contextlib import asynccontextmanager
 from contextvars import copy_context
 from typing import Any
@@ -21,8 +29,16 @@ import msgspec
 import structlog
 
 from tidings.chat import commands
-from tidings.chat.commands import Command, Post, Posted, items_max, named_seqs, named_users
+from tidings.chat.commands import (
+    Command,
+    Post,
+    Posted,
+    items_max,
+    named_seqs,
+    named_users,
+)
 from tidings.chat.fanouts import Fanouts
+from tidings.chat.memory import KnownUsers
 from tidings.chat.plans import Plan, RoomView, Torn, fold_range, plan_commit, read_range
 from tidings.chat.rows import (
     INLINE_MEMBERS_MAX,
@@ -69,9 +85,6 @@ RETRY_PAUSE_S_MAX = 0.05
 STOP_POLL_S = 0.005
 """How often a stop looks whether everything has ended."""
 ROOMS_REMEMBERED_MAX = 20_000
-USERS_REMEMBERED_MAX = 20_000
-ROWS_REMEMBERED_MAX = 64
-"""Inbox rows remembered of one user."""
 
 _log = structlog.get_logger(__name__)
 
@@ -104,24 +117,6 @@ class _KnownRoom(msgspec.Struct):
     members: frozenset[str] | None
 
 
-class _KnownRow(msgspec.Struct):
-    row: Participation
-    epoch: int
-    """Of the room when the row was read, so that nobody is taken for a member who no longer is."""
-
-
-class _KnownUser(msgspec.Struct):
-    badge: BadgeRow
-    rows: OrderedDict[str, _KnownRow]
-
-    def keep(self, room_id: str, row: Participation, epoch: int) -> None:
-        """Remember a row; of too many the one that was kept longest ago goes."""
-        self.rows[room_id] = _KnownRow(row, epoch)
-        self.rows.move_to_end(room_id)
-        while len(self.rows) > ROWS_REMEMBERED_MAX:
-            self.rows.popitem(last=False)
-
-
 class _Turn(msgspec.Struct):
     """Somebody who waits for rooms and users that are busy."""
 
@@ -150,7 +145,7 @@ class Commits:
         self._turns: deque[_Turn] = deque()
         self._busy: set[str] = set()
         self._rooms: OrderedDict[str, _KnownRoom] = OrderedDict()
-        self._users: OrderedDict[str, _KnownUser] = OrderedDict()
+        self._users = KnownUsers()
         self._loading: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_pump_due = False
@@ -195,7 +190,7 @@ class Commits:
         rows: dict[str, Participation] = {}
         missing: list[str] = []
         for user_id in users:
-            row = self._known_participation(workspace, room_id, user_id, known.row.epoch)
+            row = self._users.row(user_key(workspace, user_id), room_id, known.row.epoch)
             if row is not None:
                 rows[user_id] = row
             else:
@@ -208,7 +203,7 @@ class Commits:
         """Whether `look` would answer for the user from memory."""
         known = self._rooms.get(room_key(workspace, room_id))
         return known is not None and (
-            self._known_participation(workspace, room_id, user_id, known.row.epoch) is not None
+            self._users.row(user_key(workspace, user_id), room_id, known.row.epoch) is not None
         )
 
     async def founded(self, workspace: str, room_id: str) -> None:
@@ -434,7 +429,7 @@ class Commits:
                 key = user_key(workspace, command.user_id)
                 if key in remembered:
                     doubted.add(key)
-                    self._users.pop(key, None)
+                    self._users.forget(key)
         remembered -= doubted
         return bool(doubted)
 
@@ -533,28 +528,33 @@ class Commits:
     ) -> tuple[list[tuple[str, RoomView, Sequence[Command]]], dict[str, BadgeRow]] | None:
         """Everything that a plan for these commands reads; None where it needs another turn."""
         workspace = batch.workspace
-        rooms: list[tuple[str, _KnownRoom | None, list[Command], set[str]]] = []
+        rooms: list[tuple[str, _KnownRoom | None, list[Command]]] = []
+        wanted: list[tuple[str, int, set[str]]] = []
         users: set[str] = set()
         for room_id, waiting in pending.items():
             waiting_commands = [one.command for one in waiting]
             known = await self._know_room(workspace, room_id, is_fresh=False, is_held=True)
+            rooms.append((room_id, known, waiting_commands))
+            users.update(user for command in waiting_commands for user in named_users(command))
+            if known is None:
+                continue
             named = {user for command in waiting_commands for user in named_users(command)}
-            if known is not None and known.members is not None:
+            if known.members is not None:
                 named |= known.members
-            rooms.append((room_id, known, waiting_commands, named))
-            users |= named
+                users |= known.members
+            wanted.append((room_id, known.row.epoch, named))
         strangers = {user_key(workspace, user) for user in users} - batch.names
         if strangers:  # they joined since the batch was taken
             return None
         badges = await self.badges(workspace, users)
+        found = await self.participations(workspace, wanted, held=users)
         work: list[tuple[str, RoomView, Sequence[Command]]] = []
-        for room_id, known, waiting_commands, named in rooms:
+        for room_id, known, waiting_commands in rooms:
             if known is None:
-                found: dict[str, Participation] = {}
                 view = RoomView(room=None)
             else:
-                found = await self.participations(workspace, room_id, named, known.row.epoch)
-                view = RoomView(room=known.row, member_ids=known.members, participations=found)
+                rows = found[room_id]
+                view = RoomView(room=known.row, member_ids=known.members, participations=rows)
                 entries = await self._named_entries(view, waiting_commands)
                 if entries:
                     view = msgspec.structs.replace(view, entries=entries)
@@ -602,52 +602,52 @@ class Commits:
         found: dict[str, BadgeRow] = {}
         missing: list[str] = []
         for user_id in users:
-            known = self._users.get(user_key(workspace, user_id))
-            if known is None:
+            badge = self._users.badge(user_key(workspace, user_id))
+            if badge is None:
                 missing.append(user_id)
             else:
-                found[user_id] = known.badge
+                found[user_id] = badge
         for user_id, item in zip(
             missing,
             await _get_all(self._store, [(user_key(workspace, u),) for u in missing]),
             strict=True,
         ):
-            badge = badge_from_item(item)
-            found[user_id] = badge
-            self._users[user_key(workspace, user_id)] = _KnownUser(badge, OrderedDict())
-        self._trim(self._users, USERS_REMEMBERED_MAX)
+            found[user_id] = badge_from_item(item)
+            self._users.keep_badge(user_key(workspace, user_id), found[user_id])
         return found
 
     async def participations(
-        self, workspace: str, room_id: str, users: Iterable[str], epoch: int
-    ) -> dict[str, Participation]:
-        """Rows of users whose turn is held, after `badges` of the same users.
+        self,
+        workspace: str,
+        wanted: Iterable[tuple[str, int, Iterable[str]]],
+        *,
+        held: Collection[str],
+    ) -> dict[str, dict[str, Participation]]:
+        """Rows by room and user, for (room id, its epoch, users); those that are there.
 
-        They say who was a member at that epoch of the room, or at a later one.
+        They say who was a member at that epoch of the room, or at a later one. Of users that are
+        `held`, whose turn it is, they are what a commit may start from, once their `badges` were
+        asked for.
         """
-        found: dict[str, Participation] = {}
-        missing: list[str] = []
-        for user_id in users:
-            row = self._known_participation(workspace, room_id, user_id, epoch)
-            if row is None:
-                missing.append(user_id)
-            else:
-                found[user_id] = row
+        found: dict[str, dict[str, Participation]] = {}
+        missing: list[tuple[str, str, int]] = []
+        for room_id, epoch, users in wanted:
+            rows = found[room_id] = {}
+            for user_id in users:
+                row = self._users.row(user_key(workspace, user_id), room_id, epoch)
+                if row is None:
+                    missing.append((user_id, room_id, epoch))
+                else:
+                    rows[user_id] = row
         if missing:
-            read = await self._read_rows(workspace, room_id, missing)
-            for user_id, row in read.items():
-                known = self._users.get(user_key(workspace, user_id))
-                if known is not None:
-                    known.keep(room_id, row, epoch)
-            found |= read
+            keys = [(user_key(workspace, user_id), room_id) for user_id, room_id, _ in missing]
+            items = await self._store.get_many(INBOXES, keys)
+            for (user_id, room_id, epoch), item in zip(missing, items, strict=True):
+                if item is not None:
+                    row = found[room_id][user_id] = participation_from_item(item)
+                    if user_id in held:  # another turn may change the others' at this moment
+                        self._users.keep_row(user_key(workspace, user_id), room_id, row, epoch)
         return found
-
-    def _known_participation(
-        self, workspace: str, room_id: str, user_id: str, epoch: int
-    ) -> Participation | None:
-        user = self._users.get(user_key(workspace, user_id))
-        known = None if user is None else user.rows.get(room_id)
-        return known.row if known is not None and known.epoch == epoch else None
 
     async def _read_rows(
         self, workspace: str, room_id: str, users: Sequence[str]
@@ -696,28 +696,18 @@ class Commits:
             self._rooms[key] = _KnownRoom(row, plan.members[room_id])
             self._rooms.move_to_end(key)
         for user_id, badge in plan.badges.items():
-            key = user_key(workspace, user_id)
-            known = self._users.get(key)
-            if known is None:
-                self._users[key] = _KnownUser(badge, OrderedDict())
-            else:
-                known.badge = badge
-                self._users.move_to_end(key)
+            self._users.keep_badge(user_key(workspace, user_id), badge)
         for (user_id, room_id), participation in plan.participations.items():
-            user = self._users[user_key(workspace, user_id)]
             room = plan.rooms.get(room_id)
-            if room is not None:
-                user.keep(room_id, participation, room.epoch)
-            elif room_id in user.rows:  # a fan-out changes nobody's membership
-                user.keep(room_id, participation, user.rows[room_id].epoch)
+            epoch = None if room is None else room.epoch  # a fan-out changes nobody's membership
+            self._users.keep_row(user_key(workspace, user_id), room_id, participation, epoch)
         self._trim(self._rooms, ROOMS_REMEMBERED_MAX)
-        self._trim(self._users, USERS_REMEMBERED_MAX)
 
     def forget(self, names: Iterable[str]) -> None:
         """Read these rooms and users anew: somebody else was faster."""
         for name in names:
             self._rooms.pop(name, None)
-            self._users.pop(name, None)
+            self._users.forget(name)
 
     @staticmethod
     def _trim(known: OrderedDict[str, Any], limit: int) -> None:

@@ -271,7 +271,8 @@ class Fanouts:
             async with commits.turn(names):
                 room = await self._room(room_key(workspace, room_id))
                 badges = await commits.badges(workspace, users)
-                rows = await commits.participations(workspace, room_id, users, room.epoch)
+                wanted = [(room_id, room.epoch, users)]
+                rows = (await commits.participations(workspace, wanted, held=users))[room_id]
                 low = _lowest(rows.values(), room.head)
                 # Rows far ahead of the last one wait for the next pass: the log in hand is bounded.
                 nearest = {
