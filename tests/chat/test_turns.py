@@ -1,4 +1,4 @@
-"""Commits take turns without starving anybody, and remember what they start from."""
+"""Commits take turns without starving anybody, wait for no more than they must, and remember."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from tests.chat.test_commits import WORKSPACE, Now, World
 from tests.storage.suspending import KEYS_TOGETHER, HeldStore
 from tidings.chat import memory
 from tidings.chat.memory import KnownUsers
-from tidings.chat.rows import BadgeRow, Participation
+from tidings.chat.rows import INLINE_MEMBERS_MAX, BadgeRow, Participation
 from tidings.storage.sqlite import SqliteStore
-from tidings.storage.tables import INBOXES, user_key
+from tidings.storage.tables import FANOUTS, INBOXES, user_key
 
 DEADLINE_S = 20.0
 ROOMS = 100
@@ -61,6 +61,25 @@ async def test_rooms_that_share_somebody_are_served_alike(world: World) -> None:
     async with asyncio.timeout(DEADLINE_S):
         await asyncio.gather(*(keep_posting(*desk) for desk in desks))
     assert spread == 1
+    await world.assert_clean()
+
+
+async def test_the_log_of_a_large_room_goes_on_while_its_members_are_counted(
+    world: World, store: HeldStore
+) -> None:
+    people = await world.people(INLINE_MEMBERS_MAX + 1)
+    await world.room("hall", people)
+    await world.settle()
+    with store.holding("request", "get", FANOUTS) as looking:
+        await world.post("hall", people[0], "1")
+        await looking.is_there.wait()
+        with store.holding("answer", "write") as counting:
+            looking.goes_on.set()
+            await counting.is_there.wait()
+            async with asyncio.timeout(DEADLINE_S):
+                for number, sender in enumerate(people):
+                    await world.post("hall", sender, f"again-{number}")
+    await world.settle()
     await world.assert_clean()
 
 

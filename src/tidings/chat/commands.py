@@ -211,6 +211,21 @@ def named_users(command: Command) -> tuple[str, ...]:
             return ()
 
 
+def changed_users(command: Command) -> tuple[str, ...]:
+    """Users whose rows the command may change, besides those that are members anyway.
+
+    Who posts is looked at and not changed: the log of a large room goes on while its members'
+    rows are brought up to it.
+    """
+    match command:
+        case Post(is_joining=False) | Edit() | Remove() | React():
+            return ()
+        case Post(sender_id=sender):
+            return (sender,)
+        case _:
+            return named_users(command)
+
+
 def named_seqs(command: Command) -> tuple[int, ...]:
     """Entries whose present content the command needs to see."""
     match command:

@@ -33,6 +33,7 @@ from tidings.chat.commands import (
     Command,
     Post,
     Posted,
+    changed_users,
     items_max,
     named_seqs,
     named_users,
@@ -313,7 +314,7 @@ class Commits:
                 items -= items_max(command, is_inline=is_inline)
                 break
             taken.append(waiting)
-            names.update(user_key(workspace, user_id) for user_id in named_users(command))
+            names.update(user_key(workspace, user_id) for user_id in changed_users(command))
             if is_alone:
                 break
         return _Batch(workspace, {room_id: taken}, names, items)
@@ -535,7 +536,7 @@ class Commits:
             waiting_commands = [one.command for one in waiting]
             known = await self._know_room(workspace, room_id, is_fresh=False, is_held=True)
             rooms.append((room_id, known, waiting_commands))
-            users.update(user for command in waiting_commands for user in named_users(command))
+            users.update(user for command in waiting_commands for user in changed_users(command))
             if known is None:
                 continue
             named = {user for command in waiting_commands for user in named_users(command)}
