@@ -281,8 +281,8 @@ class Fanouts:
                     if row.counted_seq < low + COUNT_ENTRIES_MAX
                 }
                 high = min(room.head, low + 2 * COUNT_ENTRIES_MAX)
-                wanted = {row.preview_seq for row in nearest.values() if row.preview_seq}
-                missing = wanted.union(range(low + 1, high + 1)).difference(known.entries)
+                needed = {row.preview_seq for row in nearest.values() if row.preview_seq}
+                missing = needed.union(range(low + 1, high + 1)).difference(known.entries)
                 if missing:
                     known.add(room_id, await commits.entries(room, missing))
                 try:
@@ -294,7 +294,11 @@ class Fanouts:
                     await self._store.write(*plan.writes)
                 except (ConditionFailed, Torn):
                     commits.forget(names)
+                    commits.nudge(workspace, users)  # perhaps by ourselves: the answer was lost
                     continue
+                except Unavailable:  # applied or not, now or in a moment
+                    commits.nudge(workspace, users)
+                    raise
                 commits.remember(workspace, plan)
                 commits.publish(workspace, plan)
                 rows |= {user_id: row for (user_id, _), row in plan.participations.items()}
