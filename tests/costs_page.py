@@ -103,7 +103,8 @@ FOOT = """\
 
 - Reads: a unit for each 4 KB that is begun, half where an old answer will do; a query adds up \
 its items first. Writes: a unit for each KB of the larger of before and after, two in a \
-transaction. An index entry that comes, goes or changes is one write, one that changes its place \
+transaction; a single write is one of its own where sending it twice is the same as once. An \
+index entry that comes, goes or changes is one write, one that changes its place \
 two; its size is that of what the index holds.
 - Requests are those that DynamoDB takes: 100 items in a transaction or a batch of reads, 25 in a \
 batch of writes, 1 MB in a page.

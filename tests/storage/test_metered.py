@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.storage.contract import SetClock, StoreContract, entry, inbox, room
+from tidings.errors import Unavailable
 from tidings.storage.interface import (
     Absent,
     Check,
@@ -18,6 +19,7 @@ from tidings.storage.interface import (
     Equals,
     Exists,
     Index,
+    Item,
     Put,
     Store,
     Table,
@@ -173,6 +175,8 @@ async def test_writes(store: MeteredStore) -> None:
         assert cost(meter) == (0, 6)
         await store.write(Update(BADGES, ("u",), add={"version": 1}))
         assert cost(meter) == (0, 8)
+        await store.write(Put(BADGES, {"user": "v"}, (Absent(),)))  # not to be sent twice
+        assert cost(meter) == (0, 10)
     with metering() as meter:
         await store.put_many(ENTRIES, [sized(n, 1_025) for n in range(20, 30)])
         assert cost(meter) == (0, 20)
@@ -330,3 +334,18 @@ async def test_requests_are_those_of_dynamodb(store: MeteredStore) -> None:
         assert meter.requests == 7 + 2
         await store.query(ENTRIES, "acme#room_1")  # 1.28 million bytes
         assert meter.requests == 9 + 2
+
+
+class DeafStore(CountedStore):
+    """The store underneath, which takes writes but answers no read."""
+
+    async def get_many(self, *_: object, **__: object) -> list[Item | None]:
+        raise Unavailable("It does not answer.")
+
+
+async def test_a_price_is_no_reason_to_fail(engine: SqliteStore) -> None:
+    store = MeteredStore(DeafStore(engine))
+    with metering() as meter:
+        await store.write(Put(BADGES, {"user": "u", "version": 1}))
+    assert meter.write_units == 1
+    assert await engine.get(BADGES, ("u",)) == {"user": "u", "version": 1}

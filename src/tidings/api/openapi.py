@@ -37,7 +37,10 @@ _STATUS_TEXTS = {
     204: "Done; there is nothing to say",
 }
 _COST_SOURCE = "`consumed` where the store told the price, `metered` where it was worked out."
-_COST = "Price in DynamoDB units: `r=` read units, `w=` write units."
+_COST = (
+    "Price in DynamoDB units: `r=` read units, `w=` write units. Where it is metered, the writes "
+    "of indexes count twice in a transaction, as those of items do."
+)
 
 Json = dict[str, Any]
 

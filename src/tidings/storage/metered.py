@@ -28,6 +28,7 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
+from tidings.errors import Unavailable
 from tidings.storage.effects import after_write, write_key
 from tidings.storage.expressions import is_transaction
 from tidings.storage.interface import (
@@ -339,7 +340,10 @@ class MeteredStore:
                 unknown[write.table.name].append(number)
         for numbers in unknown.values():
             keys = [write_key(writes[number]) for number in numbers]
-            items = await self._store.get_many(writes[numbers[0]].table, keys)
+            try:
+                items = await self._store.get_many(writes[numbers[0]].table, keys)
+            except Unavailable:  # a price is no reason to fail: as if there were nothing
+                continue
             for number, item in zip(numbers, items, strict=True):
                 self._remembered.see(writes[number].table, write_key(writes[number]), item)
                 found[number] = item
