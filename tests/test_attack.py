@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,9 @@ import pytest
 import pytest_asyncio
 import uvloop
 
+from tests.chat.moments import watching
 from tests.chat.test_commits import WORKSPACE, Now, World
-from tests.stores import LocalStore
+from tests.stores import EVERY_STORE, StoreKind, open_store, sized, store_address
 from tidings import wire
 from tidings.app import Service, listening, open_app
 from tidings.chat import commands, fanouts, plans
@@ -40,65 +40,14 @@ from tidings.config import Settings
 from tidings.errors import TidingsError
 from tidings.people.callers import ALL_SCOPES
 from tidings.storage.interface import Item
-from tidings.storage.sqlite import SqliteStore
-from tidings.storage.tables import (
-    BADGES,
-    ENTRIES,
-    FANOUTS,
-    INBOXES,
-    RECEIPTS,
-    ROOMS,
-    room_key,
-    user_key,
-)
+from tidings.storage.tables import BADGES, ENTRIES, FANOUTS, RECEIPTS, ROOMS, room_key, user_key
 
+STORES = EVERY_STORE
 DEADLINE_S = 60.0
 MINUTE_MS = 60_000
 PEOPLE = [f"u{number}" for number in range(50)]
 ROOMS_ATTACKED = {"small": 4, "edge": INLINE_MEMBERS_MAX, "large": len(PEOPLE)}
 """Room ids, and how many are in them at first."""
-
-
-async def assert_exact(store: LocalStore) -> None:
-    """In one snapshot totals are sums, and members of rooms at rest have reached the head."""
-    async with store.snapshot() as then:
-        sums: dict[str, Counter[str]] = {}
-        rooms = {item["room"]: item for item in (await then.scan(ROOMS)).items}
-        rows = (await then.scan(INBOXES)).items
-        for row in rows:
-            total = sums.setdefault(row["user"], Counter())
-            if row.get("is_left"):
-                assert row["unread"] == row["mentions"] == 0
-                continue
-            room = rooms[room_key(row["user"].partition("#")[0], row["room_id"])]
-            assert row["counted_seq"] == room["head"] or room.get("is_fanning")
-            if not row.get("is_muted"):
-                total.update(unread=row["unread"], mentions=row["mentions"])
-        for badge in (await then.scan(BADGES)).items:
-            total = sums[badge["user"]]
-            assert (badge["unread"], badge["mentions"]) == (total["unread"], total["mentions"])
-
-
-@asynccontextmanager
-async def watching(store: LocalStore) -> AsyncIterator[None]:
-    """Look at one consistent snapshot after another."""
-    is_over = asyncio.Event()
-
-    async def watch() -> int:
-        samples = 0
-        while not is_over.is_set():
-            await assert_exact(store)
-            samples += 1
-            await asyncio.sleep(0.02)
-        return samples
-
-    watcher = asyncio.create_task(watch())
-    try:
-        yield
-    finally:
-        is_over.set()
-        samples = await watcher
-    assert samples > 1
 
 
 # A whole service, over HTTP.
@@ -270,9 +219,9 @@ def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEv
     return {"uvloop": uvloop.new_event_loop}
 
 
-async def _attack(folder: Path, *, rounds: int, seed: int) -> None:
+async def _attack(store_url: str, *, rounds: int, seed: int) -> None:
     clock = Now()
-    settings = Settings(store=f"sqlite:///{folder}/attacked.db", rate_limit="off")
+    settings = Settings(store=store_url, rate_limit="off")
     async with AsyncExitStack() as stack:
         service = await stack.enter_async_context(open_app(settings, clock=clock))
         url = await stack.enter_async_context(listening(service, "127.0.0.1", 0))
@@ -306,7 +255,6 @@ async def _attack(folder: Path, *, rounds: int, seed: int) -> None:
             for _ in range(rounds):
                 await attacker.act()
 
-        assert isinstance(service.engine, SqliteStore)
         async with watching(service.engine):
             await asyncio.gather(*(act(attacker) for attacker in attack.attackers))
             # Every receipt is expired now and none was deleted: all of them still count.
@@ -349,23 +297,31 @@ async def _assert_intact(attack: Attack, workspace: str) -> None:
     assert sum(len(attacker.accepted) for attacker in attack.attackers) > len(PEOPLE)
 
 
-async def test_fifty_senders_leave_everything_exact(tmp_path: Path) -> None:
-    await _attack(tmp_path, rounds=4, seed=1)
+@pytest.fixture
+async def store_url(
+    store_kind: StoreKind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[str]:
+    async with store_address(store_kind, tmp_path, monkeypatch) as url:
+        yield url
+
+
+async def test_fifty_senders_leave_everything_exact(store_url: str, store_kind: StoreKind) -> None:
+    await _attack(store_url, rounds=max(2, sized(store_kind, 5)), seed=1)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2, 5))
 async def test_fifty_senders_leave_everything_exact_for_long(tmp_path: Path, seed: int) -> None:
-    await _attack(tmp_path, rounds=25, seed=seed)
+    await _attack(f"sqlite:///{tmp_path}/attacked.db", rounds=25, seed=seed)
 
 
 # Corners.
 
 
 @pytest_asyncio.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
+async def world(store_kind: StoreKind, tmp_path: Path) -> AsyncIterator[World]:
     clock = Now()
-    async with SqliteStore.open(tmp_path / "tidings.db", clock=clock) as store:
+    async with open_store(store_kind, tmp_path, clock) as store:
         world = World(store, clock)
         await world.commits.start()
         yield world
@@ -402,8 +358,9 @@ async def _head(world: World, room_id: str) -> tuple[int, bool]:
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 async def test_a_fan_out_races_with_reads_leaves_rejoins_and_deletes(
-    world: World, seed: int
+    world: World, seed: int, store_kind: StoreKind
 ) -> None:
+    count = sized(store_kind, 600)
     chance = random.Random(seed)
     people = await world.people(180)
     await world.room("hall", people)
@@ -432,16 +389,16 @@ async def test_a_fan_out_races_with_reads_leaves_rejoins_and_deletes(
                     await world.post("hall", who, f"c{number}", mentions=[chance.choice(people)])
 
     async with watching(world.store):
-        for start in range(0, 600, 12):
+        for start in range(0, count, 12):
             await asyncio.gather(*(disturb(number) for number in range(start, start + 12)))
-    assert open_seen > 100
+    assert open_seen > count // 6
     await world.settle()
     await world.assert_clean()
 
 
 @pytest.mark.slow
 async def test_a_room_shrinks_and_grows_past_one_transaction_with_a_fan_out_open(
-    world: World,
+    world: World, store_kind: StoreKind
 ) -> None:
     people = await world.people(INLINE_MEMBERS_MAX + 6)
     core, edge = people[: INLINE_MEMBERS_MAX - 3], people[INLINE_MEMBERS_MAX - 3 :]
@@ -462,7 +419,7 @@ async def test_a_room_shrinks_and_grows_past_one_transaction_with_a_fan_out_open
             sizes_open.add(view.room.member_count > INLINE_MEMBERS_MAX)
 
     async with watching(world.store):
-        for turn in range(24):
+        for turn in range(sized(store_kind, 24)):
             for user_id in edge:
                 move = _join(world, user_id) if turn % 2 else _leave(world, user_id)
                 moving = _ask(world, "edge", move)
@@ -534,7 +491,7 @@ async def test_a_repeat_is_the_first_entry_though_it_could_not_be_sent_now(world
 
 @pytest.mark.slow
 async def test_a_read_mark_arrives_in_a_room_that_never_rests(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: World, store_kind: StoreKind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Reads go in steps of a few entries here, while messages and their fan-out go on."""
     monkeypatch.setattr(plans, "COUNT_ENTRIES_MAX", 10)
@@ -545,7 +502,7 @@ async def test_a_read_mark_arrives_in_a_room_that_never_rests(
     is_over = asyncio.Event()
 
     async def write(sender: str) -> None:
-        for number in range(12):
+        for number in range(sized(store_kind, 12)):
             posted = await world.post("busy", sender, f"c{number}", mentions=readers[:1])
             if number % 4 == 3:
                 await _ask(world, "busy", _remove(world, sender, posted.entry.entry.seq - 2))

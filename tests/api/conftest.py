@@ -16,6 +16,7 @@ import uvloop
 from yarl import URL
 
 from tests.api.trials import GATE, TRIALS, Gate
+from tests.stores import StoreKind, store_address
 from tidings.api.sections import SECTIONS
 from tidings.app import Service, listening, open_app
 from tidings.config import Settings
@@ -104,14 +105,21 @@ Opening = Callable[..., AbstractAsyncContextManager[Site]]
 
 
 @pytest.fixture
-def open_site(tmp_path: Path) -> Opening:
+async def store_url(
+    store_kind: StoreKind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[str]:
+    """This test's own store, as `--store` takes it."""
+    async with store_address(store_kind, tmp_path, monkeypatch) as url:
+        yield url
+
+
+@pytest.fixture
+def open_site(store_url: str) -> Opening:
     """Opens services on this test's own store, with any settings."""
 
     @asynccontextmanager
     async def open_one(**settings: Any) -> AsyncIterator[Site]:
-        chosen = Settings(
-            store=f"sqlite:///{tmp_path}/test.db", **{"rate_limit": "off", **settings}
-        )
+        chosen = Settings(store=store_url, **{"rate_limit": "off", **settings})
         async with (
             open_app(chosen, sections=(*SECTIONS, TRIALS)) as service,
             aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=DEADLINE_S)) as http,

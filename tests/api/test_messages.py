@@ -9,8 +9,10 @@ import msgspec
 import pytest
 
 from tests.api.conftest import Answer, Opening, Site
+from tests.stores import BOTH_STORES
 from tidings.wire import TEXT_CHARACTERS_MAX
 
+STORES = BOTH_STORES
 ENTRY_FIELDS = {
     *("room_id", "seq", "id", "type", "sender_id", "client_id", "text", "blobs", "reply_to"),
     *("mentions", "reactions", "edited_at", "deleted_at", "created_at", "data"),

@@ -5,6 +5,9 @@ from __future__ import annotations
 import pytest
 
 from tests.api.conftest import Site
+from tests.stores import BOTH_STORES
+
+STORES = BOTH_STORES
 
 
 async def test_a_user_is_made_once(site: Site) -> None:

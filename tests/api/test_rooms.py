@@ -10,7 +10,9 @@ import msgspec
 import pytest
 
 from tests.api.conftest import Answer, Site
+from tests.stores import BOTH_STORES
 
+STORES = BOTH_STORES
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 
 

@@ -1,10 +1,9 @@
-"""A company with its whole chat on a real embedded store, in one process, without a network."""
+"""A company with its whole chat on a real store, in one process, without ports."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 from tests.people.clocks import FakeClock
@@ -17,7 +16,6 @@ from tidings.ids import IdMaker
 from tidings.people.callers import ALL_SCOPES, Caller
 from tidings.people.people import People
 from tidings.storage.interface import Store
-from tidings.storage.sqlite import SqliteStore
 
 KEY = Caller(workspace="acme", kind="api_key", credential_id="key", scopes=ALL_SCOPES)
 ROLES: dict[str, wire.Role] = {
@@ -89,19 +87,14 @@ class Company:
 
 
 @asynccontextmanager
-async def company(folder: Path) -> AsyncIterator[Company]:
+async def company(store: Store, clock: FakeClock) -> AsyncIterator[Company]:
     """A company whose chat is stopped at the end, and then found sound."""
-    clock = FakeClock()
-    store = SqliteStore.open(folder / "company.db", clock=clock)
+    made = Company(store, clock)
+    await made.people.workspaces.create("Acme", "acme")
+    await made.add_users(ROLES)
     try:
-        made = Company(store, clock)
-        await made.people.workspaces.create("Acme", "acme")
-        await made.add_users(ROLES)
-        try:
-            yield made
-        finally:
-            await made.chat.stop()
-        report = await made.audit()
-        assert report.ok, report.broken
+        yield made
     finally:
-        await store.close()
+        await made.chat.stop()
+    report = await made.audit()
+    assert report.ok, report.broken

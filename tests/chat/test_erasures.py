@@ -7,11 +7,15 @@ import asyncio
 import pytest
 
 from tests.chat.company import CLEO, KEY, MAX, MIA, Company
+from tests.stores import EVERY_STORE
 from tidings import wire
 from tidings.chat import erasures
 from tidings.chat.commands import Command
 from tidings.errors import Unavailable
 from tidings.storage.tables import ENTRIES, INBOXES, RECEIPTS, USERS
+
+STORES = EVERY_STORE
+
 
 SECRET = "My number is 555 0199"
 AFTER_S = erasures.LATE_MS / 1000 + 1

@@ -7,9 +7,12 @@ from typing import Any
 import pytest
 
 from tests.chat.company import CARL, CLEO, KEY, MAX, MIA, Company
+from tests.stores import EVERY_STORE
 from tidings import wire
 from tidings.errors import Forbidden, NotFound, ValidationFailed
 from tidings.people.callers import Caller
+
+STORES = EVERY_STORE
 
 
 async def inbox(acme: Company, caller: Caller, limit: int = 3, **filters: Any) -> list[str]:

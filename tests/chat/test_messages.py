@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.chat.company import ADA, CARL, CLEO, KEY, MAX, MIA, ROBO, Company
+from tests.stores import EVERY_STORE
 from tidings import wire
 from tidings.chat.messages import ImportedMessage
 from tidings.errors import (
@@ -19,6 +20,8 @@ from tidings.errors import (
     ValidationFailed,
 )
 from tidings.people.callers import Caller
+
+STORES = EVERY_STORE
 
 
 def message(client_id: str = "c1", text: str | None = "Hello", **fields: Any) -> wire.PostMessage:

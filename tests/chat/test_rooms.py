@@ -9,11 +9,14 @@ import msgspec
 import pytest
 
 from tests.chat.company import ADA, CARL, CLEO, KEY, MAX, MIA, ROBO, Company
+from tests.stores import EVERY_STORE
 from tidings import wire
 from tidings.chat.commands import FOUNDERS_INLINE_MAX
 from tidings.clock import rfc3339
 from tidings.errors import Conflict, Forbidden, NotFound, ValidationFailed
 from tidings.people.callers import Caller
+
+STORES = EVERY_STORE
 
 
 def new(kind: wire.RoomKind, *member_ids: str, **fields: Any) -> wire.CreateRoom:

@@ -16,6 +16,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from tests.delivery.ledger import WORKSPACE, Ledger
+from tests.stores import StoreKind, open_store
 from tidings import wire
 from tidings.clock import system_clock
 from tidings.cursors import Cursors
@@ -33,7 +34,6 @@ from tidings.people.callers import ALL_SCOPES, Caller
 from tidings.people.people import People
 from tidings.problems import problem_of
 from tidings.storage.interface import Store
-from tidings.storage.sqlite import SqliteStore
 
 DEADLINE_S = 10.0
 _KEY = Caller(workspace=WORKSPACE, kind="api_key", credential_id="key_test", scopes=ALL_SCOPES)
@@ -226,10 +226,9 @@ def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEv
 
 
 @pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    store = SqliteStore.open(tmp_path / "delivery.db")
-    yield store
-    await store.close()
+async def store(store_kind: StoreKind, tmp_path: Path) -> AsyncIterator[Store]:
+    async with open_store(store_kind, tmp_path) as opened:
+        yield opened
 
 
 @pytest.fixture

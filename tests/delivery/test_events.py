@@ -12,7 +12,10 @@ import msgspec
 import pytest
 
 from tests.delivery.conftest import DEADLINE_S, Device, Node
+from tests.stores import EVERY_STORE
 from tidings.delivery import events
+
+STORES = EVERY_STORE
 
 
 class Stream:

@@ -11,9 +11,11 @@ import pytest
 from tests.delivery.conftest import Node
 from tests.delivery.test_events import stream
 from tests.delivery.visits import Visit, visiting
+from tests.stores import EVERY_STORE, StoreKind, sized
 from tidings.chat.rows import badge_from_item, participation_from_item
 from tidings.storage.tables import BADGES, INBOXES, user_key
 
+STORES = EVERY_STORE
 USERS = [f"user{number}" for number in range(5)]
 ROOMS = [f"room{number}" for number in range(4)]
 STEPS = 250
@@ -62,8 +64,9 @@ async def check(node: Node, visit: Visit) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(6))
 async def test_devices_end_where_a_fresh_read_is(
-    node: Node, monkeypatch: pytest.MonkeyPatch, seed: int
+    node: Node, monkeypatch: pytest.MonkeyPatch, seed: int, store_kind: StoreKind
 ) -> None:
+    steps = sized(store_kind, STEPS)
     monkeypatch.setattr("tidings.delivery.syncs.REPLY_CHARACTERS_MAX", 400)
     monkeypatch.setattr("tidings.delivery.connections.HELD_UPDATES_MAX", 2)
     monkeypatch.setattr("tidings.delivery.hub.MARKED_ROOMS_MAX", 1)
@@ -79,7 +82,7 @@ async def test_devices_end_where_a_fresh_read_is(
     for room_id in ROOMS:
         await node.ledger.open_room(room_id, *chance.sample(USERS, 4))
     async with visiting(visits):
-        for _ in range(STEPS):
+        for _ in range(steps):
             await act(node, chance)
             await asyncio.sleep(chance.choice([0, 0, 0.002, 0.01]))
     for visit in visits:
@@ -90,7 +93,7 @@ async def test_devices_end_where_a_fresh_read_is(
     ]
     for visit, socket in zip(visits, sockets, strict=True):
         visit.state.apply(await socket.next("ready"))
-    for _ in range(STEPS // 2):
+    for _ in range(steps // 2):
         await act(node, chance)
     for visit, socket in zip(visits, sockets, strict=True):
         for frame in await socket.rest():

@@ -8,10 +8,13 @@ import pytest
 from msgspec import UNSET
 
 from tests.delivery.conftest import Node
+from tests.stores import EVERY_STORE
 from tidings import wire
 from tidings.delivery.queues import POSITIONS_MAX, unseal
 from tidings.errors import Conflict, Forbidden, Unauthorized, ValidationFailed
 from tidings.people.callers import Caller
+
+STORES = EVERY_STORE
 
 
 def seqs(reply: wire.SyncReply) -> dict[str, list[int]]:

@@ -1,4 +1,4 @@
-"""People on a real embedded store, with a clock that tests move."""
+"""People on a real store, with a clock that tests move."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.people.clocks import FakeClock
+from tests.stores import StoreKind, open_store
 from tidings import wire
 from tidings.cursors import Cursors
 from tidings.ids import IdMaker
@@ -15,7 +16,6 @@ from tidings.people.callers import ALL_SCOPES, Caller
 from tidings.people.people import People
 from tidings.people.workspaces import Workspace
 from tidings.storage.interface import Store
-from tidings.storage.sqlite import SqliteStore
 
 
 class World:
@@ -82,10 +82,9 @@ def clock() -> FakeClock:
 
 
 @pytest.fixture
-async def store(tmp_path: Path, clock: FakeClock) -> AsyncIterator[Store]:
-    store = SqliteStore.open(tmp_path / "people.db", clock=clock)
-    yield store
-    await store.close()
+async def store(store_kind: StoreKind, tmp_path: Path, clock: FakeClock) -> AsyncIterator[Store]:
+    async with open_store(store_kind, tmp_path, clock) as opened:
+        yield opened
 
 
 @pytest.fixture

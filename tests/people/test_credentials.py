@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from tests.people.conftest import World, key_of
+from tests.stores import EVERY_STORE
 from tidings import wire
 from tidings.errors import (
     Conflict,
@@ -23,6 +24,9 @@ from tidings.people.credentials import SESSION_LIFE_S, SESSIONS_PER_USER_MAX
 from tidings.people.workspaces import Workspace
 from tidings.storage.interface import Store
 from tidings.storage.tables import SESSIONS, TABLES, TOKENS, USERS
+
+STORES = EVERY_STORE
+
 
 KEY = key_of("acme")
 SECRET = "a secret that is at least 32 bytes long"

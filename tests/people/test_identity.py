@@ -20,8 +20,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.people.clocks import START_MS
+from tests.stores import EVERY_STORE
 from tidings.errors import Unauthorized, ValidationFailed
 from tidings.people.identity import Claims, JwtAlgorithm, check_key, read_identity
+
+STORES = EVERY_STORE
+
 
 NOW_S = START_MS // 1000
 SECRET = "a secret that is at least 32 bytes long"

@@ -9,12 +9,16 @@ import pytest
 from msgspec import UNSET
 
 from tests.people.conftest import World, key_of
+from tests.stores import EVERY_STORE
 from tidings import wire
 from tidings.errors import Conflict, Forbidden, NotFound, Unauthorized, ValidationFailed
 from tidings.people.callers import Caller
 from tidings.people.workspaces import Workspace
 from tidings.storage.interface import Store
 from tidings.storage.tables import USERS
+
+STORES = EVERY_STORE
+
 
 KEY = key_of("acme")
 pytestmark = pytest.mark.usefixtures("acme")

@@ -7,8 +7,11 @@ import asyncio
 import pytest
 
 from tests.people.conftest import World
+from tests.stores import EVERY_STORE
 from tidings.errors import Conflict, NotFound, ValidationFailed
 from tidings.people.workspaces import parse_origin
+
+STORES = EVERY_STORE
 
 
 async def test_create_and_get(world: World) -> None:
