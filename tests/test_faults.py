@@ -27,7 +27,17 @@ from tidings.people.callers import Caller
 from tidings.storage.calls import Calls, Refused
 from tidings.storage.dynamodb import DynamoStore
 from tidings.storage.faults import Fault, Profile, Rates
-from tidings.storage.interface import Absent, ConditionFailed, Equals, Item, Put, Update
+from tidings.storage.interface import (
+    Absent,
+    ConditionFailed,
+    Delete,
+    Equals,
+    Exists,
+    Item,
+    LessThan,
+    Put,
+    Update,
+)
 from tidings.storage.retries import CALL_DEADLINE_S, RetryPolicy
 from tidings.storage.tables import BADGES, ENTRIES, ROOMS, room_key
 
@@ -278,6 +288,25 @@ async def test_a_token_that_comes_with_another_write_is_refused() -> None:
         assert refused.value.code == "IdempotentParameterMismatchException"
         async with DynamoStore.open(address) as store:
             assert await store.get(BADGES, ("acme#ann",)) == {"user": "acme#ann", "unread": 1}
+
+
+async def test_who_is_told_that_a_condition_failed_is_told_the_truth() -> None:
+    """No single write fails by what an earlier attempt of its own did."""
+    key = ("acme#r",)
+
+    def room(head: int) -> Item:
+        return {"room": "acme#r", "kind": "group", "created_at": 1, "head": head}
+
+    async with behind_a_proxy() as (proxy, store):
+        proxy.profile = Profile(Rates(lost_answer=0.4))
+        for _ in range(10):
+            await store.write(Put(ROOMS, room(0), when=(Absent(),)))
+            await store.write(Put(ROOMS, room(1), when=(Equals("head", 0),)))
+            await store.write(Update(ROOMS, key, set={"head": 2}, when=(Equals("head", 1),)))
+            await store.write(Update(ROOMS, key, set={"head": 3}, when=(LessThan("head", 3),)))
+            await store.write(Update(ROOMS, key, remove=("head",), when=(Equals("head", 3),)))
+            await store.write(Delete(ROOMS, key, when=(Exists(),)))
+        assert proxy.injected[Fault.LOST_ANSWER] > 60 / 5
 
 
 # --- the proxy is honest -------------------------------------------------------------------------
