@@ -19,8 +19,12 @@ from structlog.testing import capture_logs
 
 from tidings.config import DynamoAddress
 from tidings.errors import Unavailable
+from tidings.storage import calls
 from tidings.storage.calls import CONNECTIONS_MAX, Calls, Refused, endpoint
+from tidings.storage.dynamodb import DynamoStore
+from tidings.storage.interface import ConditionFailed, Delete, Exists, Update
 from tidings.storage.retries import CALL_DEADLINE_S, Kind, RetryPolicy
+from tidings.storage.tables import ROOMS
 
 NAMESPACE = "com.amazonaws.dynamodb.v20120810#"
 WRITE = {
@@ -214,6 +218,22 @@ async def test_a_refusal_says_whether_we_may_have_caused_it(
         assert refused.value.is_outcome_open is expected
 
 
+async def test_a_write_that_may_have_been_applied_is_not_said_to_have_failed(peer: Peer) -> None:
+    async with DynamoStore.open(peer.address) as store:
+        # Its second attempt would do the same again, so it goes without a token: the answer to the
+        # first was lost, and by the second somebody has removed the item.
+        peer.replies = [reset, error("ConditionalCheckFailedException")]
+        with pytest.raises(Unavailable):
+            await store.write(Update(ROOMS, ("a#r",), {"head": 1}, when=(Exists(),)))
+        peer.replies = [error("ThrottlingException"), error("ConditionalCheckFailedException")]
+        with pytest.raises(ConditionFailed):
+            await store.write(Update(ROOMS, ("a#r",), {"head": 1}, when=(Exists(),)))
+        # A token makes the second attempt tell what became of the first.
+        peer.replies = [reset, cancelled("ConditionalCheckFailed")]
+        with pytest.raises(ConditionFailed):
+            await store.write(Delete(ROOMS, ("a#r",), when=(Exists(),)))
+
+
 @pytest.mark.parametrize(
     ("action", "kind"), [("GetItem", Kind.HANG), ("TransactWriteItems", Kind.LOST_ANSWER)]
 )
@@ -227,9 +247,9 @@ async def test_a_hang_is_cut_short_and_tried_again(peer: Peer, action: str, kind
 async def test_who_never_answers_is_given_up_within_the_deadline(peer: Peer) -> None:
     peer.hangs = 100
     began_s = time.monotonic()
-    async with Calls.open(peer.address, policy=RetryPolicy(deadline_s=1.5)) as calls:
+    async with Calls.open(peer.address, policy=RetryPolicy(deadline_s=1.5)) as hurried:
         answers = await asyncio.gather(
-            *(calls.call("PutItem", WRITE) for _ in range(20)), return_exceptions=True
+            *(hurried.call("PutItem", WRITE) for _ in range(20)), return_exceptions=True
         )
     assert all(isinstance(answer, Unavailable) for answer in answers)
     assert time.monotonic() - began_s < CALL_DEADLINE_S
@@ -253,6 +273,18 @@ async def test_waiting_for_a_connection_is_not_a_lost_answer(peer: Peer) -> None
     await asyncio.gather(*(peer.calls.call("PutItem", WRITE) for _ in range(count)))
     assert peer.retried == []
     assert len(peer.requests) == count
+
+
+async def test_too_many_waiting_calls_are_refused_at_once(
+    peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calls, "CALLS_WAITING_MAX", 3)
+    peer.hangs = 1
+    waiting = [asyncio.ensure_future(peer.calls.call("GetItem", {})) for _ in range(3)]
+    await asyncio.sleep(0)
+    with pytest.raises(Unavailable, match="Too many"):
+        await peer.calls.call("GetItem", {})
+    await asyncio.gather(*waiting)
 
 
 async def test_a_large_body_arrives_whole_with_each_attempt(peer: Peer) -> None:

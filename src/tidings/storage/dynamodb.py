@@ -264,6 +264,9 @@ class DynamoStore:
             await self._call(action, payload, "write")
         except Refused as refused:
             if failures := self._failures(writes, refused.reasons):
+                if refused.is_outcome_open and action != "TransactWriteItems":
+                    # Applied and undone by another since, or never applied: nothing tells.
+                    raise Unavailable("The store did not say whether it did this.") from refused
                 raise ConditionFailed(failures) from refused
             raise _translated(refused) from refused
 
