@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -605,40 +605,48 @@ def _refuse_foreign(connection: apsw.Connection) -> None:
 
 
 def _make_schema(connection: apsw.Connection, tables: dict[str, TableStatements]) -> None:
-    """Make what is missing. Raises Conflict where a column is of another type."""
+    """Make what is missing; a store that has everything is not written to, and not waited for.
+
+    Raises Conflict where a column is of another type.
+    """
+    if not any(_missing(connection, tables)):
+        return
     cursor = connection.cursor()
     cursor.execute("BEGIN IMMEDIATE")
     try:
-        rows: list[Any] = cursor.execute("SELECT name, sql FROM sqlite_schema").fetchall()
-        existing: dict[str, str] = dict(rows)
-        connection.pragma("application_id", APPLICATION_ID)
-        connection.pragma("user_version", SCHEMA_VERSION)
-        for table in tables.values():
-            _make_table(cursor, table, existing)
+        for statement in [*_missing(connection, tables)]:
+            cursor.execute(statement)
         cursor.execute("COMMIT")
     finally:
         if connection.in_transaction:
             cursor.execute("ROLLBACK")
 
 
-def _make_table(cursor: apsw.Cursor, table: TableStatements, existing: dict[str, str]) -> None:
-    name = table.table.name
-    if name not in existing:
-        cursor.execute(table.create_table())
-    else:
-        columns: list[Any] = cursor.execute(
-            "SELECT name, type FROM pragma_table_info(?)", (name,)
-        ).fetchall()
-        kinds: dict[str, str] = dict(columns)
-        for field in table.columns:
-            if field not in kinds:
-                cursor.execute(f'ALTER TABLE "{name}" ADD COLUMN {table.column(field)}')
-            elif kinds[field] != table.column_type(field):
-                raise Conflict(f"the store holds {name}.{field} as {kinds[field]}")
-    for index, sql in table.create_indexes():
-        if existing.get(index) != sql:
-            cursor.execute(f'DROP INDEX IF EXISTS "{index}"')
-            cursor.execute(sql)
+def _missing(connection: apsw.Connection, tables: dict[str, TableStatements]) -> Iterator[str]:
+    """The statements that make the file a store with these tables, as far as it is not one."""
+    for pragma, value in (("application_id", APPLICATION_ID), ("user_version", SCHEMA_VERSION)):
+        if connection.pragma(pragma) != value:
+            yield f"PRAGMA {pragma} = {value}"
+    rows: list[Any] = connection.execute("SELECT name, sql FROM sqlite_schema").fetchall()
+    existing: dict[str, str] = dict(rows)
+    for table in tables.values():
+        name = table.table.name
+        if name not in existing:
+            yield table.create_table()
+        else:
+            columns: list[Any] = connection.execute(
+                "SELECT name, type FROM pragma_table_info(?)", (name,)
+            ).fetchall()
+            kinds: dict[str, str] = dict(columns)
+            for field in table.columns:
+                if field not in kinds:
+                    yield f'ALTER TABLE "{name}" ADD COLUMN {table.column(field)}'
+                elif kinds[field] != table.column_type(field):
+                    raise Conflict(f"the store holds {name}.{field} as {kinds[field]}")
+        for index, sql in table.create_indexes():
+            if existing.get(index) != sql:
+                yield f'DROP INDEX IF EXISTS "{index}"'
+                yield sql
 
 
 def _unavailable(error: apsw.Error) -> Unavailable:
