@@ -12,9 +12,10 @@ import pytest_asyncio
 
 from tests.chat.test_commits import WORKSPACE, Now, World
 from tests.storage.suspending import KEYS_TOGETHER, HeldStore
-from tidings.chat import memory
+from tidings.chat import commits, memory
 from tidings.chat.memory import KnownUsers
 from tidings.chat.rows import INLINE_MEMBERS_MAX, BadgeRow, Participation
+from tidings.errors import Unavailable
 from tidings.storage.sqlite import SqliteStore
 from tidings.storage.tables import FANOUTS, INBOXES, user_key
 
@@ -135,3 +136,25 @@ def test_who_was_kept_longest_ago_is_forgotten_rows_and_all(
     kept = users.row("dan", "p", 1)
     assert kept is not None
     assert kept.unread == 7
+
+
+async def test_nobody_waits_longer_than_they_were_told(
+    world: World, store: HeldStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commits, "WAIT_S_MAX", 0.05)
+    monkeypatch.setattr(commits, "EXPIRY_PAUSE_S", 0.01)
+    await world.people(2)
+    await world.room("r", ["u0", "u1"])
+    with store.holding("answer", "write") as held:
+        first = asyncio.create_task(world.post("r", "u0", "one"))
+        await held.is_there.wait()
+        behind = asyncio.create_task(world.post("r", "u0", "two"))
+        for post in (first, behind):
+            with pytest.raises(Unavailable, match="too long"):
+                await post
+        held.goes_on.set()
+    monkeypatch.setattr(commits, "WAIT_S_MAX", 10.0)
+    again = await world.post("r", "u0", "one")
+    assert (again.is_new, again.entry.entry.seq) == (False, 1), "it was durable all the same"
+    behind_again = await world.post("r", "u0", "two")
+    assert (behind_again.is_new, behind_again.entry.entry.seq) == (True, 2), "it was left out"

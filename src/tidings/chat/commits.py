@@ -80,6 +80,8 @@ QUEUE_COMMANDS_MAX = 2_000
 """Commands that may wait for one room."""
 WAIT_S_MAX = 10.0
 """How long a command may wait to become durable before its sender is told to try again."""
+EXPIRY_PAUSE_S = 0.5
+"""How late a command may be told so, at most."""
 RETRIES_MAX = 50
 """How often one batch is planned again because others were faster."""
 RETRY_PAUSE_S_MAX = 0.05
@@ -143,6 +145,8 @@ class Commits:
         self._nodes = nodes or Nodes(store, clock, IdMaker(clock))
         self._publish = publish
         self._queues: dict[tuple[str, str], deque[_Waiting]] = {}
+        self._unanswered: deque[_Waiting] = deque()
+        """Everybody who waits or did so lately, in the order of their deadlines."""
         self._turns: deque[_Turn] = deque()
         self._busy: set[str] = set()
         self._rooms: OrderedDict[str, _KnownRoom] = OrderedDict()
@@ -174,9 +178,24 @@ class Commits:
         if self._is_stopping or len(queue) >= QUEUE_COMMANDS_MAX:
             answer.set_exception(Unavailable("Too much waits for this room."))
             return answer
-        queue.append(_Waiting(command, answer, current_meter(), loop.time() + WAIT_S_MAX))
+        waiting = _Waiting(command, answer, current_meter(), loop.time() + WAIT_S_MAX)
+        queue.append(waiting)
+        if not self._unanswered:
+            loop.call_later(WAIT_S_MAX, self._expire)
+        self._unanswered.append(waiting)
         self._pump_soon()
         return answer
+
+    def _expire(self) -> None:
+        """Answer whoever has waited for too long, wherever the command is meanwhile."""
+        loop = asyncio.get_running_loop()
+        unanswered = self._unanswered
+        while unanswered and (unanswered[0].answer.done() or unanswered[0].deadline <= loop.time()):
+            answer = unanswered.popleft().answer
+            if not answer.done():
+                answer.set_exception(Unavailable("This took too long; try it again."))
+        if unanswered:
+            loop.call_later(max(EXPIRY_PAUSE_S, unanswered[0].deadline - loop.time()), self._expire)
 
     async def look(
         self, workspace: str, room_id: str, users: Sequence[str] = (), *, is_fresh: bool = True
@@ -381,12 +400,11 @@ class Commits:
         pending = batch.rooms
         remembered = {name for name in batch.names if name in self._rooms or name in self._users}
         for attempt in range(RETRIES_MAX):
-            now = asyncio.get_running_loop().time()
-            for waiting in pending.values():
-                for one in [one for one in waiting if one.deadline < now]:
-                    waiting.remove(one)
-                    _answer(batch, one, Unavailable("This took too long; try it again."))
-            pending = {room_id: waiting for room_id, waiting in pending.items() if waiting}
+            left = {
+                room_id: [one for one in waiting if not one.answer.done()]
+                for room_id, waiting in pending.items()
+            }
+            pending = {room_id: waiting for room_id, waiting in left.items() if waiting}
             if not pending:
                 return
             loaded = await self._load(batch, pending)
