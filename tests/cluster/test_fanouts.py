@@ -173,6 +173,24 @@ async def test_a_holder_that_wakes_up_late_does_no_harm(
         await a.commits.settle()
 
 
+async def test_a_holder_that_wakes_up_late_brings_no_old_text_back(
+    machines: Machines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with sites(machines, monkeypatch) as (a, b, people):
+        a.store.holds_write = is_chunk
+        await a.world.post("big", people[0], "1", text="secret")
+        await a.store.is_holding.wait()
+        for _ in range(int(NODE_SILENT_S) + 2):
+            await machines.beat(b.machine)
+        await rest(machines)
+        assert await previews(machines, people) == {"secret"}
+        await b.commits.submit(WORKSPACE, "big", commands.Erase((1,), machines.clock()))
+        await rest(machines)
+        a.store.go.set()  # what it had read of the log is older than what it reads of the members
+        await a.commits.settle()
+        assert await previews(machines, people) == {None}
+
+
 async def test_founders_let_in_by_another_node(
     machines: Machines, monkeypatch: pytest.MonkeyPatch
 ) -> None:

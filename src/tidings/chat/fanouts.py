@@ -289,6 +289,16 @@ class Fanouts:
                     plan = plan_advance(
                         workspace, room, nearest, badges, known.entries, known.posted
                     )
+                    if plan.is_renewing and await self._has_moved(known.room):
+                        plan = plan_advance(
+                            workspace,
+                            room,
+                            nearest,
+                            badges,
+                            known.entries,
+                            known.posted,
+                            is_renewing=False,
+                        )
                     if not plan.writes:
                         return low
                     await self._store.write(*plan.writes)
@@ -304,6 +314,14 @@ class Fanouts:
                 rows |= {user_id: row for (user_id, _), row in plan.participations.items()}
                 return _lowest(rows.values(), room.head)
         return 0
+
+    async def _has_moved(self, room: RoomRow) -> bool:
+        """Whether entries may say something else by now than when the pass began.
+
+        Whoever changed one has opened a fan-out, or keeps this one open: previews are theirs.
+        """
+        now = await self._room(room.key)
+        return (now.head, now.epoch) != (room.head, room.epoch)
 
     async def _close(self, key: str, known: _Pass) -> bool:
         """End the fan-out, if nothing happened in the room since its pass began.

@@ -96,6 +96,8 @@ class Plan(msgspec.Struct):
     """Rows by (user, room) as they are afterwards."""
     badges: dict[str, BadgeRow] = {}
     entries_count: int = 0
+    is_renewing: bool = False
+    """Whether previews change of entries that were counted before."""
 
 
 def is_countable(entry: Item) -> bool:
@@ -954,13 +956,16 @@ def plan_advance(
     badges: Mapping[str, BadgeRow],
     entries: Mapping[int, Item],
     posted: Mapping[int, PostedEntry],
+    *,
+    is_renewing: bool = True,
 ) -> Plan:
-    """Bring members of a large room up to `room.head`, or a step nearer to it, and their previews
-    to what the entries say now.
+    """Bring members of a large room up to `room.head`, or a step nearer to it, and, if
+    `is_renewing`, their previews to what `entries` say.
 
     `entries` are the log after the least `counted_seq` of the rows and those that the rows
     preview, `posted` the same for delivery. The members' versions are what makes a second time
-    fail. Raises Torn.
+    fail. They don't prove that an entry still says what it said: previews are only to be renewed
+    from entries that are known to be so after the rows were read. Raises Torn.
     """
     plan = Plan()
     for user_id, old in rows.items():
@@ -970,8 +975,9 @@ def plan_advance(
         last = min(room.head, old.counted_seq + COUNT_ENTRIES_MAX)
         fold(row, user_id, (entries[seq] for seq in range(old.counted_seq + 1, last + 1)))
         previewed = entries.get(row.preview_seq)
-        if previewed is not None:  # it may have been edited, deleted or erased meanwhile
-            row.preview = _preview_of(previewed)
+        if is_renewing and previewed is not None and row.preview != _preview_of(previewed):
+            row.preview = _preview_of(previewed)  # it was edited, deleted or erased meanwhile
+            plan.is_renewing = True
         if row == old:
             continue
         before = badges[user_id]
