@@ -402,11 +402,17 @@ class Model(Shelf):
 
 def _check_size(work: Sequence[tuple[str, RoomView, Sequence[Command]]], plan: Plan) -> None:
     """A plan is never larger than what its commands were counted as when they were taken."""
-    size = 0
+    size, badges = 0, set[str]()
     for _, view, asked in work:
+        members = view.member_ids or ()
         is_inline = view.room is None or view.member_ids is not None
-        size += 2 + 2 * len(view.member_ids or ())
-        size += sum(items_max(each, is_inline=is_inline) for each in asked)
+        is_shut = view.room is not None and view.room.status in ("snoozed", "closed")
+        size += 1 + len(members) + (not is_inline)
+        badges.update(members)
+        for each in asked:
+            size += items_max(each, is_inline=is_inline, is_shut=is_shut)
+            is_shut |= isinstance(each, commands.Change)
+    size += len(badges)
     erased = sum(isinstance(each, commands.Erase) for _, _, asked in work for each in asked)
     assert erased or len(plan.writes) <= size
 

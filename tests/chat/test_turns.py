@@ -12,10 +12,12 @@ import pytest_asyncio
 
 from tests.chat.test_commits import WORKSPACE, Now, World
 from tests.storage.suspending import KEYS_TOGETHER, HeldStore
-from tidings.chat import commits, memory
+from tidings.chat import commands, commits, memory
+from tidings.chat.audit import audit
 from tidings.chat.memory import KnownUsers
-from tidings.chat.rows import INLINE_MEMBERS_MAX, BadgeRow, Participation
+from tidings.chat.rows import INLINE_MEMBERS_MAX, BadgeRow, Participation, RoomRow
 from tidings.errors import Unavailable
+from tidings.storage.interface import WRITE_ITEMS_MAX
 from tidings.storage.sqlite import SqliteStore
 from tidings.storage.tables import FANOUTS, INBOXES, user_key
 
@@ -98,6 +100,30 @@ async def test_what_a_commit_starts_from_is_read_at_once_and_then_remembered(
     store.calls.clear()
     await asyncio.gather(*(world.post(room, sender, "3") for room, sender in desks))
     assert {action for action, _ in store.calls} == {"write"}
+
+
+async def test_a_batch_that_turns_out_too_large_is_taken_anew(world: World) -> None:
+    """Another node snoozed the room, so that the first message does more than it was counted as."""
+    ann, bob = await world.people(2)
+    now = world.clock()
+    room = RoomRow(WORKSPACE, "desk", "support", now, status="open", customer_id=bob)
+    founders = ((ann, "member"), (bob, "member"))
+    await world.commits.submit(WORKSPACE, "desk", commands.Create(room, founders, (), now))
+    other = World(world.store, Now())
+    changes = {"status": "snoozed", "snoozed_until": now + 3_600_000}
+    snooze = commands.Change(ann, changes, "ent_snooze", "ent_join", now)
+    await other.commits.submit(WORKSPACE, "desk", snooze)
+    await other.commits.stop()
+    messages = WRITE_ITEMS_MAX // 2
+    answers = await asyncio.gather(
+        *(world.post("desk", bob, f"c{number}", is_reopening=True) for number in range(messages))
+    )
+    assert [answer.is_new for answer in answers] == [True] * messages
+    view = await world.commits.look(WORKSPACE, "desk")
+    assert view is not None
+    assert view.room is not None
+    assert (view.room.status, view.room.head) == ("open", messages + 2)
+    assert (await audit(world.store, clock=world.clock)).ok
 
 
 def test_who_was_kept_longest_ago_is_forgotten_rows_and_all(

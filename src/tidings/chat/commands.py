@@ -237,14 +237,16 @@ def named_seqs(command: Command) -> tuple[int, ...]:
             return ()
 
 
-def items_max(command: Command, *, is_inline: bool) -> int:
-    """Most items that the command can add to a transaction, besides members' rows, the room, its
-    fan-out and its place in the schedule."""
+def items_max(command: Command, *, is_inline: bool, is_shut: bool) -> int:
+    """Most items that the command can add to a transaction, besides the room and its members' rows.
+
+    `is_shut` says that the room may be snoozed or closed when the command's turn comes.
+    """
     match command:
         case Post(is_joining=True):
-            return 7  # two or three entries, a receipt, member, inbox, badge
-        case Post(is_reopening=True):
-            return 3
+            return 8  # two or three entries, a receipt, member, inbox, badge, fan-out
+        case Post(is_reopening=True) if is_shut:
+            return 4  # two entries, a receipt, the end of the snooze in the schedule
         case Post() | Edit() | Remove() | React():
             return 2
         case Erase(seqs=seqs):
@@ -252,12 +254,12 @@ def items_max(command: Command, *, is_inline: bool) -> int:
         case Read() | Mute():
             return 0 if is_inline else 2
         case Join() | Leave():
-            return 4
-        case Change():
             return 5
+        case Change():
+            return 8  # who is assigned may join, and a snooze may take the place of another
         case Wake():
-            return 1
+            return 2
         case Create(founders=founders):
-            return 3 * len(founders)
+            return 1 + 3 * len(founders)
         case Found(founding=founding):
             return 3 * min(len(founding), FOUNDERS_INLINE_MAX)

@@ -110,6 +110,9 @@ class _Batch(msgspec.Struct):
     names: set[str]
     """Keys of the rooms and users that no other transaction may touch meanwhile."""
     items: int
+    """Most that the plan may write, besides badges."""
+    badges: set[str]
+    """Keys of the users whose badges change in any case: shared between rooms."""
     size: int = 0
     """Commands at the start: each bears its share of the cost."""
     spent: Meter | None = None
@@ -226,6 +229,11 @@ class Commits:
             self._users.row(user_key(workspace, user_id), room_id, known.row.epoch) is not None
         )
 
+    def newest(self, room: RoomRow) -> RoomRow:
+        """The room as it was read, or as this node has left it if that was later."""
+        known = self._rooms.get(room.key)
+        return known.row if known is not None and _age(known.row) > _age(room) else room
+
     async def founded(self, workspace: str, room_id: str) -> None:
         """Wait until all founders of a new room are in it. Raises Unavailable in time."""
         await self._fanouts.founded(workspace, room_id)
@@ -302,11 +310,15 @@ class Commits:
     def _pack(self, batch: _Batch, batches: list[_Batch]) -> bool:
         """Put rooms that share people into one transaction, if there is one that they fit in."""
         sharing = [other for other in batches if other.names & batch.names]
-        if len(sharing) != 1 or sharing[0].items + batch.items > WRITE_ITEMS_MAX:
+        if len(sharing) != 1:
             return False
-        sharing[0].rooms |= batch.rooms
-        sharing[0].names |= batch.names
-        sharing[0].items += batch.items
+        other, badges = sharing[0], sharing[0].badges | batch.badges
+        if other.items + batch.items + len(badges) > WRITE_ITEMS_MAX:
+            return False
+        other.rooms |= batch.rooms
+        other.names |= batch.names
+        other.items += batch.items
+        other.badges = badges
         return True
 
     def _take(
@@ -318,25 +330,27 @@ class Commits:
         known: _KnownRoom | None,
     ) -> _Batch:
         """As many of a room's commands as one transaction holds, at least one."""
-        names = {key}
-        items = 4  # the room, its fan-out, and its place in the schedule, the old and the new
         is_inline = known is None or known.members is not None
-        if known is not None and known.members is not None:
-            items += 2 * len(known.members)
-            names.update(user_key(workspace, user_id) for user_id in known.members)
+        is_shut = known is not None and known.row.status in ("snoozed", "closed")
+        members = known.members if known is not None else None
+        badges = {user_key(workspace, user_id) for user_id in members or ()}
+        names = {key} | badges
+        # The room, the members' rows, and the fan-out of a room that has one.
+        items = 1 + len(badges) + (not is_inline)
         taken: list[_Waiting] = []
         for waiting in queue:
             command = waiting.command
-            items += items_max(command, is_inline=is_inline)
+            more = items_max(command, is_inline=is_inline, is_shut=is_shut)
             is_alone = isinstance(command, commands.Create | commands.Found)
-            if taken and (items > WRITE_ITEMS_MAX or is_alone):
-                items -= items_max(command, is_inline=is_inline)
+            if taken and (items + more + len(badges) > WRITE_ITEMS_MAX or is_alone):
                 break
+            items += more
             taken.append(waiting)
             names.update(user_key(workspace, user_id) for user_id in changed_users(command))
+            is_shut |= isinstance(command, commands.Change)
             if is_alone:
                 break
-        return _Batch(workspace, {room_id: taken}, names, items)
+        return _Batch(workspace, {room_id: taken}, names, items, badges)
 
     def _drop_taken(
         self, workspace: str, room_id: str, queue: deque[_Waiting], taken: list[_Waiting]
@@ -419,6 +433,10 @@ class Commits:
                 if plan.refused and await self._answer_accepted(batch, plan, pending):
                     self.nudge(batch.workspace, list(badges))
                     continue
+                if len(plan.writes) > WRITE_ITEMS_MAX:
+                    # It is not as it was remembered when they were taken.
+                    self._put_back(batch.workspace, pending)
+                    return
                 if plan.writes:
                     await self._store.write(*plan.writes)
             except ConditionFailed as failed:
@@ -461,7 +479,7 @@ class Commits:
             await asyncio.sleep(random.uniform(0, pause_s))  # noqa: S311
 
     def _put_back(self, workspace: str, pending: Mapping[str, list[_Waiting]]) -> None:
-        """Members have changed: these commands need another turn, before those behind them."""
+        """The room has changed: these commands need another turn, before those behind them."""
         for room_id, waiting in pending.items():
             queue = self._queues.setdefault((workspace, room_id), deque())
             queue.extendleft(reversed(waiting))
