@@ -241,19 +241,21 @@ class Fanouts:
         lowest = room.head
         after: Position | None = None
         while True:
-            chunks: list[list[str]] = []
-            for _ in range(CHUNKS_MAX):
-                page = await self._store.query(MEMBERS, key, limit=CHUNK_MEMBERS_MAX, after=after)
-                chunks.append([member["user_id"] for member in page.items])
-                after = page.after
-                if after is None:
-                    break
+            page = await self._store.query(
+                MEMBERS, key, limit=CHUNKS_MAX * CHUNK_MEMBERS_MAX, after=after
+            )
+            after = page.after
+            users = [member["user_id"] for member in page.items]
             async with asyncio.TaskGroup() as group:
                 tasks = [
-                    group.create_task(self._advance(workspace, room_id, chunk, known))
-                    for chunk in chunks
+                    group.create_task(
+                        self._advance(
+                            workspace, room_id, users[start : start + CHUNK_MEMBERS_MAX], known
+                        )
+                    )
+                    for start in range(0, len(users), CHUNK_MEMBERS_MAX)
                 ]
-            lowest = min(lowest, *(task.result() for task in tasks))
+            lowest = min([lowest, *(task.result() for task in tasks)])
             known.trim()
             if after is None:
                 return lowest >= room.head and await self._close(key, known)
@@ -269,10 +271,11 @@ class Fanouts:
         commits = self._commits
         for _ in range(CHUNK_RETRIES_MAX):
             async with commits.turn(names):
-                room = await self._room(room_key(workspace, room_id))
+                # What this node has brought the log to meanwhile goes along.
+                room = commits.newest(known.room)
                 badges = await commits.badges(workspace, users)
-                wanted = [(room_id, room.epoch, users)]
-                rows = (await commits.participations(workspace, wanted, held=users))[room_id]
+                asked = [(room_id, room.epoch, users)]
+                rows = (await commits.participations(workspace, asked, held=users))[room_id]
                 low = _lowest(rows.values(), room.head)
                 # Rows far ahead of the last one wait for the next pass: the log in hand is bounded.
                 nearest = {
