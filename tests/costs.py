@@ -20,6 +20,7 @@ from tidings import wire
 from tidings.api.exchanges import EXCHANGE
 from tidings.app import Service, listening, open_app
 from tidings.cli.parts import administrator, open_parts
+from tidings.clock import rfc3339
 from tidings.config import Settings
 from tidings.people.callers import ALL_SCOPES
 from tidings.storage.metered import Meter, MeteredStore, Place, metering
@@ -33,8 +34,9 @@ UNREAD = 10
 PAGE = 25
 """Items in a page of any list."""
 PAUSE_MS = 3_000
-"""Time between calls: what is remembered of users and sessions is read again after 2 s."""
+"""Time between calls: what is remembered of users and sessions is read again after 1.5 s."""
 MINUTE_MS = 60_000
+SNOOZE_MS = 24 * 60 * MINUTE_MS
 NOBODY = ""
 DEADLINE_S = 30.0
 
@@ -125,7 +127,7 @@ class Till:
     ) -> Meter:
         """What one call takes from a caller who is known, when nothing else was looked up lately.
 
-        Known callers are looked up again after two seconds; that is a line of its own.
+        Known callers are looked up again after 1.5 s; that is a line of its own.
         """
         self.clock.now_ms += PAUSE_MS
         if by != NOBODY:
@@ -320,7 +322,7 @@ async def _elsewhere(till: Till) -> AsyncIterator[tuple[str, str, Meter]]:
     till.clock.now_ms += PAUSE_MS
     _, known = await call("GET", "/v1/badge", by="ann")
     _, badge = await call("GET", "/v1/badge", by="ann")
-    yield "every call", "who calls, when not seen for 2 s", known.since(badge)
+    yield "every call", "who calls, when not seen for 1.5 s", known.since(badge)
 
     body: Any = {"user_id": "ann", "device": device}
     yield "POST /v1/sessions", "by an API key", await price("POST", "/v1/sessions", body)
@@ -351,6 +353,9 @@ async def _elsewhere(till: Till) -> AsyncIterator[tuple[str, str, Meter]]:
     body = {"status": "closed"}
     closing = await price("PATCH", "/v1/rooms/help-00", body, by="ann")
     yield "PATCH /v1/rooms/{room_id}", "a support room is closed", closing
+    body = {"snoozed_until": rfc3339(till.clock() + SNOOZE_MS)}
+    snoozing = await price("PATCH", "/v1/rooms/help-00", body, by="ann")
+    yield "PATCH /v1/rooms/{room_id}", "a support room is snoozed", snoozing
     yield "GET /v1/inbox", f"{PAGE} rooms", await price("GET", f"/v1/inbox?limit={PAGE}", by="ann")
     unread = f"/v1/inbox?unread=true&limit={PAGE}"
     yield (
@@ -373,6 +378,11 @@ async def _elsewhere(till: Till) -> AsyncIterator[tuple[str, str, Meter]]:
         "a room was read elsewhere",
         await price("POST", "/v1/sync", body, by="ann"),
     )
+    _, key = await till.service.people.credentials.create_key("", "operator", operator=True)
+    till.tokens["operator"] = key
+    await call("GET", "/v1/nodes", by="operator")
+    _, listed = await call("GET", "/v1/nodes", by="operator")
+    yield "GET /v1/nodes", "", listed
 
 
 async def _with_what_follows(folder: Path, size: int) -> AsyncIterator[tuple[str, str, Meter]]:

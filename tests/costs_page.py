@@ -27,7 +27,7 @@ counted once, and in brackets doubled where that differs. `Tidings-Cost` is the 
 doubled; which it is can be seen on AWS alone.
 
 Rooms and their members' rows are in memory, as they are in a running service; the caller was \
-seen a moment ago; everybody else was not seen for two seconds, and is read where needed. A \
+seen a moment ago; everybody else was not seen for 1.5 s, and is read where needed. A \
 message has 174 characters and nobody is mentioned.
 """
 
