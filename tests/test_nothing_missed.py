@@ -441,7 +441,7 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tidings.delivery.syncs.REPLY_CHARACTERS_MAX", 1_000)
     monkeypatch.setattr("tidings.delivery.connections.HELD_UPDATES_MAX", 2)
     monkeypatch.setattr("tidings.delivery.connections.OUTBOX_BYTES_MAX", 2_048)
-    monkeypatch.setattr("tidings.delivery.hub.MARKED_ROOMS_MAX", 1)
+    monkeypatch.setattr("tidings.delivery.marked.MARKED_ROOMS_MAX", 1)
 
 
 @pytest.mark.slow

@@ -27,7 +27,7 @@ from tidings.delivery.bus import Bus
 from tidings.delivery.connections import CloseCode
 from tidings.delivery.redis import RedisBus
 from tidings.delivery.whereabouts import Alone, Peer
-from tidings.errors import Unavailable
+from tidings.errors import Conflict, Unavailable
 from tidings.metrics import Metrics
 from tidings.people.callers import Caller
 from tidings.storage.interface import Store
@@ -172,7 +172,7 @@ async def come_and_go(cluster: Cluster, chance: random.Random) -> None:
 def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tidings.delivery.syncs.REPLY_CHARACTERS_MAX", 400)
     monkeypatch.setattr("tidings.delivery.connections.HELD_UPDATES_MAX", 2)
-    monkeypatch.setattr("tidings.delivery.hub.MARKED_ROOMS_MAX", 1)
+    monkeypatch.setattr("tidings.delivery.marked.MARKED_ROOMS_MAX", 1)
 
 
 @pytest.fixture
@@ -318,6 +318,36 @@ async def test_device_that_can_not_be_mended_is_sent_to_catch_up(
         monkeypatch.setattr(cluster.nodes[0].syncs, "read", unavailable)
         await cluster.ledger.post("r1", "ann", "untold")
         assert await socket.closed() == CloseCode.BEHIND
+
+
+async def test_newer_poll_at_another_node_ends_an_older_one(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tidings.delivery.hub.POLL_FRESH_S", 0.05)
+    network = Network(0, loss=0.0, delay_s_max=0.0)
+    async with clustered(store, [network.bus(), network.bus()], random.Random(0)) as cluster:
+        at_a, at_b = await devices(cluster, "bob")
+        await at_a.sync()
+        older = asyncio.create_task(at_a.sync(wait=60))
+        await asyncio.sleep(0.1)
+        newer = asyncio.create_task(at_b.sync(wait=60))
+        with pytest.raises(Conflict):
+            await older
+        await cluster.ledger.open_room("r1", "ann", "bob")
+        assert [room.room_id for room in (await newer).rooms] == ["r1"]
+
+
+async def test_two_polls_that_end_at_once_leave_nothing(store: Store) -> None:
+    async with clustered(store, [None], random.Random(0)) as cluster:
+        (bob,) = await devices(cluster, "bob")
+        hub = cluster.nodes[0].hub
+        with hub.polling(bob.caller) as older:
+            with hub.polling(bob.caller):
+                pass
+            with pytest.raises(Conflict):
+                await older.wait(1)
+        with hub.polling(bob.caller) as poll:
+            assert not await poll.wait(0.01)
 
 
 @pytest.mark.usefixtures("hasty")

@@ -69,7 +69,7 @@ async def test_devices_end_where_a_fresh_read_is(
     steps = sized(store_kind, STEPS)
     monkeypatch.setattr("tidings.delivery.syncs.REPLY_CHARACTERS_MAX", 400)
     monkeypatch.setattr("tidings.delivery.connections.HELD_UPDATES_MAX", 2)
-    monkeypatch.setattr("tidings.delivery.hub.MARKED_ROOMS_MAX", 1)
+    monkeypatch.setattr("tidings.delivery.marked.MARKED_ROOMS_MAX", 1)
     chance = random.Random(seed)
     visits = []
     for user in USERS:

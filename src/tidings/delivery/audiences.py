@@ -13,13 +13,19 @@ from tidings.errors import TidingsError
 class Poll:
     """A long poll that waits: woken by news, or ended by an error."""
 
-    __slots__ = ("_error", "_news", "version")
+    __slots__ = ("_began_at_s", "_error", "_news", "version")
 
     def __init__(self) -> None:
         self.version = 0
         """The version that it last read."""
+        self._began_at_s = asyncio.get_running_loop().time()
         self._news = asyncio.Event()
         self._error: TidingsError | None = None
+
+    @property
+    def age_s(self) -> float:
+        """How long ago it began."""
+        return asyncio.get_running_loop().time() - self._began_at_s
 
     def wake(self) -> None:
         """There is something to read."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -20,6 +20,7 @@ from tidings.delivery import frames
 from tidings.delivery.audiences import Audience, Poll
 from tidings.delivery.bus import Bus, LocalBus
 from tidings.delivery.connections import CloseCode, Connection, Outboxes
+from tidings.delivery.marked import MarkedRooms
 from tidings.delivery.mending import Mend, Mending, Versions
 from tidings.delivery.presence import Companions, Presence
 from tidings.delivery.queues import complete, seal
@@ -32,9 +33,6 @@ USER_CONNECTIONS_MAX = 50
 """Sockets and streams of one user on this node."""
 LANE_UPDATES_MAX = 1_000
 """Updates of one user that wait for the inbox row that an earlier one needs."""
-MARKED_ROOMS_MAX = 32
-"""Rooms whose read mark or row moved lately, remembered per user."""
-MARKED_USERS_MAX = 10_000
 BEAT_S = 1.0
 CHECK_BEATS = 3
 """Each connection is looked after every so many beats."""
@@ -54,13 +52,17 @@ InboxItem: TypeAlias = Callable[[str, str, str], Awaitable[wire.InboxItem]]
 Authenticate: TypeAlias = Callable[[str], Awaitable[Caller]]
 """A token to its caller. Raises Unauthorized."""
 
-UPDATES, SIGNAL, ROLES, REVOKED, NUDGE = "updates", "signal", "roles", "revoked", "nudge"
+POLL_FRESH_S = 0.5
+"""A poll that began so lately is not taken for older than one that another node tells of."""
+
+UPDATES, SIGNAL, ROLES = "updates", "signal", "roles"
+REVOKED, NUDGE, POLLED = "revoked", "nudge", "polled"
 """Topics of the bus."""
 
 _log = structlog.get_logger(__name__)
 _pack = msgspec.msgpack.Encoder().encode
 _unpack_signal = msgspec.msgpack.Decoder(tuple[str, list[str], str, bytes]).decode
-_unpack_revoked = msgspec.msgpack.Decoder(tuple[str, str, str | None]).decode
+_unpack_session = msgspec.msgpack.Decoder(tuple[str, str, str | None]).decode
 _unpack_nudge = msgspec.msgpack.Decoder(tuple[str, list[str]]).decode
 
 
@@ -87,7 +89,7 @@ class Hub:
         self._audiences: dict[str, dict[str, Audience]] = {}
         self._roles: dict[tuple[str, str], set[Connection]] = {}
         self._wheels: list[dict[Connection, None]] = [{} for _ in range(CHECK_BEATS)]
-        self._marked: OrderedDict[tuple[str, str], deque[tuple[int, str]]] = OrderedDict()
+        self._marked = MarkedRooms()
         self._inbox_item: InboxItem | None = None
         self._authenticate: Authenticate | None = None
         self._companions: Companions | None = None
@@ -102,6 +104,7 @@ class Hub:
         self._bus.on(ROLES, self._take_roles)
         self._bus.on(REVOKED, self._take_revoked)
         self._bus.on(NUDGE, self._take_nudge)
+        self._bus.on(POLLED, self._take_polled)
         self._bus.on_gap = self._compare_all
 
     # Life of the hub
@@ -166,7 +169,7 @@ class Hub:
     def _leave(self, audience: Audience) -> None:
         if audience.connections or audience.polls:
             return
-        audiences = self._audiences[audience.workspace]
+        audiences = self._audiences.get(audience.workspace, {})
         if audiences.get(audience.user_id) is audience:
             del audiences[audience.user_id]
             if not audiences:
@@ -226,9 +229,9 @@ class Hub:
         workspace, user_id = identity(caller)
         session_id = caller.session_id or ""
         audience = self._join(workspace, user_id)
-        older = audience.polls.get(session_id)
-        if older is not None:
-            older.end(Conflict("A newer poll of this session took over."))
+        self._end_poll(audience, session_id)
+        if self._bus.is_connected:
+            self._bus.send(POLLED, _pack((workspace, user_id, session_id)))
         poll = audience.polls[session_id] = Poll()
         self._metrics.connected("poll")
         try:
@@ -239,6 +242,18 @@ class Hub:
             if audience.polls.get(session_id) is poll:
                 del audience.polls[session_id]
             self._leave(audience)
+
+    def _end_poll(self, audience: Audience, session_id: str) -> None:
+        older = audience.polls.get(session_id)
+        if older is not None:
+            older.end(Conflict("A newer poll of this session took over."))
+
+    def _take_polled(self, body: bytes) -> None:
+        workspace, user_id, session_id = _unpack_session(body)
+        audience = self._audience(workspace, user_id)
+        poll = None if audience is None else audience.polls.get(session_id or "")
+        if audience is not None and poll is not None and poll.age_s > POLL_FRESH_S:
+            self._end_poll(audience, session_id or "")
 
     # What happens
 
@@ -261,7 +276,7 @@ class Hub:
                 if room.is_read_moved or room.is_row_changed:
                     has_marks = True
             if has_marks:
-                self._remember_marks(workspace, update)
+                self._marked.note(workspace, update)
             audience = None if audiences is None else audiences.get(update.user_id)
             if audience is None:
                 continue
@@ -319,26 +334,12 @@ class Hub:
         except NotFound:
             return None
 
-    def _remember_marks(self, workspace: str, update: UserUpdate) -> None:
-        key = (workspace, update.user_id)
-        marked = self._marked.get(key)
-        if marked is None:
-            if len(self._marked) >= MARKED_USERS_MAX:
-                self._marked.popitem(last=False)
-            marked = self._marked[key] = deque(maxlen=MARKED_ROOMS_MAX)
-        else:
-            self._marked.move_to_end(key)
-        for room in update.rooms:
-            if room.is_read_moved or room.is_row_changed:
-                marked.append((update.version, room.room_id))
-
     def marked_rooms(self, workspace: str, user_id: str, since_version: int) -> list[str]:
         """Rooms whose read mark or row is known to have moved after that version.
 
         A hint that may be incomplete: the list of unread rooms tells the whole truth.
         """
-        marked = self._marked.get((workspace, user_id), ())
-        return list(dict.fromkeys(room for version, room in marked if version > since_version))
+        return self._marked.since(workspace, user_id, since_version)
 
     def nudge(self, workspace: str, user_ids: Sequence[str]) -> None:
         """See on all nodes whether these users have versions that nobody told them of."""
@@ -405,7 +406,7 @@ class Hub:
             self._bus.send(REVOKED, _pack((workspace, user_id, session_id)))
 
     def _take_revoked(self, body: bytes) -> None:
-        self._revoke(*_unpack_revoked(body))
+        self._revoke(*_unpack_session(body))
 
     def _revoke(self, workspace: str, user_id: str, session_id: str | None) -> None:
         audience = self._audience(workspace, user_id)
