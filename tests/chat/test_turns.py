@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
+import msgspec
 import pytest
 import pytest_asyncio
 
 from tests.chat.test_commits import WORKSPACE, Now, World
 from tests.storage.suspending import KEYS_TOGETHER, HeldStore
 from tidings.chat import commands, commits, memory
+from tidings.chat.appended import ENTRIES_OF_ROOM_MAX, Appended
 from tidings.chat.audit import audit
 from tidings.chat.memory import KnownUsers
 from tidings.chat.rows import INLINE_MEMBERS_MAX, BadgeRow, Participation, RoomRow
 from tidings.errors import Unavailable
-from tidings.storage.interface import WRITE_ITEMS_MAX
+from tidings.storage.interface import WRITE_ITEMS_MAX, Put, Update
 from tidings.storage.sqlite import SqliteStore
-from tidings.storage.tables import FANOUTS, INBOXES, user_key
+from tidings.storage.tables import ENTRIES, FANOUTS, INBOXES, user_key
 
 DEADLINE_S = 20.0
 ROOMS = 100
@@ -84,6 +86,76 @@ async def test_the_log_of_a_large_room_goes_on_while_its_members_are_counted(
                     await world.post("hall", sender, f"again-{number}")
     await world.settle()
     await world.assert_clean()
+
+
+async def test_a_fan_out_reads_no_entries_that_this_node_has_just_appended(
+    world: World, store: HeldStore
+) -> None:
+    people = await world.people(INLINE_MEMBERS_MAX + 1)
+    await world.room("hall", people)
+    await world.settle()
+    store.calls.clear()
+    for number in range(5):
+        await asyncio.gather(*(world.post("hall", each, f"c{number}") for each in people))
+    await world.settle()
+    assert ("query", ENTRIES) not in store.calls
+    await world.assert_clean()
+
+
+async def test_a_fan_out_reads_what_another_node_appended_or_changed(world: World) -> None:
+    people = await world.people(INLINE_MEMBERS_MAX + 1)
+    await world.room("hall", people)
+    other = World(world.store, world.clock)
+    await other.commits.start()
+    for number in range(8):
+        first, second = (world, other) if number % 2 else (other, world)
+        posted = await first.post("hall", people[number], f"c{number}", text="seen")
+        edit = commands.Edit(
+            people[number], posted.entry.entry.seq, f"edited {number}", f"ent_{number}", 1
+        )
+        await second.commits.submit(WORKSPACE, "hall", edit)
+        await first.post("hall", people[number], f"d{number}", mentions=people[:1])
+    await world.settle()
+    await other.commits.stop()
+    rows = await world.store.get_many(
+        INBOXES, [(user_key(WORKSPACE, user_id), "hall") for user_id in people]
+    )
+    assert [row["unread"] for row in rows if row is not None] == [14] * 8 + [16] * 17
+    assert (await audit(world.store, clock=world.clock)).ok
+
+
+def test_a_run_of_entries_is_of_one_node_in_one_epoch() -> None:
+    appended = Appended()
+    room = RoomRow(WORKSPACE, "hall", "group", 0)
+
+    def commit(seqs: Sequence[int], *, start: RoomRow, epoch: int = 0) -> RoomRow:
+        after = msgspec.structs.replace(start, head=start.head + len(seqs), epoch=epoch)
+        items = [{"room": room.key, "seq": seq, "type": "text"} for seq in seqs]
+        appended.note(start, after, [Put(ENTRIES, item) for item in items])
+        return after
+
+    def held(at: RoomRow) -> list[int]:
+        return list(appended.entries(at))
+
+    first = commit([1, 2], start=room)
+    second = commit([3], start=first)
+    assert held(room) == held(first) == held(second) == [1, 2, 3]
+    elsewhere = msgspec.structs.replace(second, head=5)
+    assert held(elsewhere) == [], "somebody else had a part in it"
+    third = commit([6], start=elsewhere)
+    assert (held(second), held(elsewhere), held(third)) == ([], [6], [6])
+    joined = commit([7], start=third, epoch=1)
+    assert (held(third), held(joined)) == ([], [])
+    fourth = commit([8], start=joined, epoch=1)
+    assert held(fourth) == [8]
+    changed = Update(ENTRIES, (room.key, 8), set={"text": "other"})
+    appended.note(fourth, msgspec.structs.replace(fourth, head=9), [changed])
+    assert held(fourth) == []
+    many = commit(range(10, 10 + ENTRIES_OF_ROOM_MAX + 5), start=elsewhere)
+    assert held(elsewhere) == [], "the oldest of too many are gone"
+    assert len(held(many)) == ENTRIES_OF_ROOM_MAX
+    appended.forget(room.key)
+    assert held(many) == []
 
 
 async def test_what_a_commit_starts_from_is_read_at_once_and_then_remembered(

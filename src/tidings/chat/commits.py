@@ -505,6 +505,8 @@ class Commits:
             after = plan.rooms.get(room_id)
             if after is None:
                 continue
+            if after.is_fanning:
+                self._fanouts.appended.note(view.room, after, plan.writes)
             if after.is_fanning and (view.room is None or not view.room.is_fanning):
                 self._fanouts.wake(workspace, room_id)
             if self.on_room_changed is not None and _is_changed(view.room, after):

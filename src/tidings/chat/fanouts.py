@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from tidings.chat.appended import Appended
 from tidings.chat.commands import Found
 from tidings.chat.plans import COUNT_ENTRIES_MAX, Torn, plan_advance
 from tidings.chat.rows import Participation, RoomRow, entry_to_wire, room_from_item
@@ -98,6 +99,7 @@ class Fanouts:
         self._nodes = nodes
         self._commits = commits
         self._context = context
+        self.appended = Appended()
         self._running: dict[str, asyncio.Task[None]] = {}
         self._woken: set[str] = set()
         """Rooms that something happened in since their pass began."""
@@ -258,7 +260,8 @@ class Fanouts:
             lowest = min([lowest, *(task.result() for task in tasks)])
             known.trim()
             if after is None:
-                return lowest >= room.head and await self._close(key, known)
+                is_at_head = lowest >= room.head and self._commits.newest(room) is room
+                return is_at_head and await self._close(key, known)
 
     async def _room(self, key: str) -> RoomRow:
         item = await self._store.get(ROOMS, (key,))
@@ -286,6 +289,9 @@ class Fanouts:
                 high = min(room.head, low + 2 * COUNT_ENTRIES_MAX)
                 needed = {row.preview_seq for row in nearest.values() if row.preview_seq}
                 missing = needed.union(range(low + 1, high + 1)).difference(known.entries)
+                own = self.appended.entries(known.room)
+                known.add(room_id, {seq: own[seq] for seq in missing if seq in own})
+                missing.difference_update(own)
                 if missing:
                     known.add(room_id, await commits.entries(room, missing))
                 try:
@@ -355,6 +361,7 @@ class Fanouts:
                 )
             except ConditionFailed:
                 return False
+        self.appended.forget(key)
         return True
 
 
