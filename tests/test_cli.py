@@ -308,6 +308,7 @@ def _bill(*arguments: str) -> dict[str, dict[str, float]]:
     return {line["what"].split()[-1]: line for line in report["bill"]}
 
 
+@pytest.mark.slow
 def test_the_bill_of_a_month() -> None:
     bill = _bill("--storage-gb", "125")
     assert bill["2"]["times"] == 10_000_000
