@@ -68,7 +68,7 @@ def test_the_commands_in_the_readme_exist() -> None:
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_the_first_steps_of_the_readme(tmp_path: Path) -> None:
     text = (ROOT / "README.md").read_text()
-    steps = text[text.index("## First steps") : text.index("## Commands")]
+    steps = text[text.index("## First steps") : text.index("## When one machine")]
     blocks = re.findall(r"```sh\n(.*?)```", steps, re.DOTALL)
     assert len(blocks) == 3
     create_key, serve = blocks[0].splitlines()[1:3]
