@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+import random
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
 
 COMMAND_TIMEOUT_S = 120
 SERVICE_END_S = 15
+LASTING_PORTS = range(20_000, 32_000)
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -57,6 +59,18 @@ def free_port() -> int:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
         return port
+
+
+def lasting_port() -> int:
+    """A port that stays free while the process that listens on it is away.
+
+    Systems give higher ones to outgoing connections, any of which would take its place.
+    """
+    while True:
+        port = random.choice(LASTING_PORTS)
+        with socket.socket() as listener, suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
 
 
 class Service(msgspec.Struct):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.command_line import free_port
+from tests.command_line import lasting_port
 
 SERVER = shutil.which("redis-server") or shutil.which("valkey-server")
 START_S = 10.0
@@ -23,7 +23,7 @@ class RedisServer:
     """One server that keeps nothing on disk and its address for ever."""
 
     def __init__(self, folder: Path) -> None:
-        self.port = free_port()
+        self.port = lasting_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._folder = folder
         self._process: asyncio.subprocess.Process | None = None
