@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import pytest
 
@@ -89,3 +91,58 @@ async def test_a_message_within_the_minute_leaves_the_listing_alone(store: Sqlit
         assert Place("rooms", "by_listing") not in meter.places
         await metered.write(Update(ROOMS, (row.key,), {"head": 2, "listed_at": 2}))
         assert meter.places[Place("rooms", "by_listing")].write == 2
+
+
+class AnyOrderWithin:
+    """The store, whose index breaks ties as chance would have it, though always the same way."""
+
+    def __init__(self, store: SqliteStore) -> None:
+        self._store = store
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    async def query(
+        self, table: Any, partition: Any, *, limit: int, after: Any, **arguments: Any
+    ) -> Page:
+        def place(item: Item) -> tuple[int, int]:
+            return -item["listed_at"], crc32(item["room"].encode())
+
+        items = sorted((await self._store.query(table, partition, **arguments)).items, key=place)
+        rest = [item for item in items if after is None or place(item) > after]
+        return Page(rest[:limit], place(rest[limit - 1]) if len(rest) > limit else None)
+
+
+@pytest.mark.parametrize("limits", [(1,), (3,), (7, 1), (2, 50)])
+async def test_no_room_is_left_out_however_a_store_breaks_ties(
+    store: SqliteStore, limits: tuple[int, ...]
+) -> None:
+    for number in range(60):
+        row = room(number)
+        row.listed_at = number // 20
+        await store.write(Put(ROOMS, room_to_item(row)))
+    any_order: Any = AnyOrderWithin(store)
+    seen: list[RoomRow] = []
+    moved = None
+    cursor = None
+    for limit in itertools.cycle(limits):
+        found, cursor = await list_rooms(
+            any_order,
+            CURSORS,
+            "test",
+            support_listings("acme", "open"),
+            lambda item: True,
+            limit=limit,
+            cursor=cursor,
+        )
+        seen += found
+        if len(seen) > 10 and moved is None:  # the room that the cursor stands at moves on
+            moved = Update(ROOMS, (seen[-1].key,), {"listed_at": 9})
+            await store.write(moved)
+        if cursor is None:
+            break
+    assert {each.room_id for each in seen} == {f"room_{number}" for number in range(60)}
+    assert [each.listed_at for each in seen] == sorted(
+        (each.listed_at or 0 for each in seen), reverse=True
+    )
+    assert len(seen) < 80

@@ -1,6 +1,7 @@
 """The listings of a workspace's rooms: sharded partitions, merged into one order.
 
-Newest activity first, which is kept to the minute; within a minute by id, descending. The index
+Newest activity first, which is kept to the minute; within a minute in the store's own order, which
+is by id, descending, on the embedded one and promised by no other. The index
 holds a room's place and what lists are filtered by, and nothing that changes with each message:
 it would cost every message a write, in a partition that many rooms share.
 """
@@ -44,15 +45,17 @@ def public_listings(workspace: str) -> list[str]:
 class _Shard:
     """One partition, read page by page.
 
-    Where it stands is the start of its present page and the place of the last room taken from it,
-    so that a cursor holds a few numbers however many rooms there are.
+    Where it stands is the start and the length of its present page and the place of the last room
+    taken from it, so that a cursor holds a few numbers however many rooms there are.
     """
 
     def __init__(self, store: Store, partition: str, limit: int, state: Sequence[Any]) -> None:
         self._store = store
         self._partition = partition
         self._limit = limit
-        start, taken, self._is_read = state
+        start, taken, is_read, length = state or (None, None, False, limit)
+        self._is_read: bool = is_read
+        self._length: int = length
         self._start: Position | None = None if start is None else tuple(start)
         self._taken: _Place | None = None if taken is None else (taken[0], taken[1])
         self._items: list[Item] = []
@@ -60,8 +63,10 @@ class _Shard:
 
     @property
     def state(self) -> list[Any]:
-        """What a cursor keeps: [start of the page, last place taken, whether that was all]."""
-        return [self._start, self._taken, self._is_read]
+        """What a cursor keeps: [start of the page, place taken last, whether that was all, length
+        of the page].
+        """
+        return [self._start, self._taken, self._is_read, self._length]
 
     async def look(self) -> _Place | None:
         """The place of the next room, or None at the end."""
@@ -71,12 +76,11 @@ class _Shard:
                 self._partition,
                 index="by_listing",
                 reverse=True,
-                limit=self._limit,
+                limit=self._length,
                 after=self._start,
                 consistent=False,
             )
-            taken = self._taken
-            self._items = [item for item in page.items if taken is None or _place(item) < taken]
+            self._items = _following(page.items, self._taken)
             self._items.reverse()
             self._after = page.after
             if not self._items:
@@ -94,10 +98,26 @@ class _Shard:
     def _turn_page(self) -> None:
         self._is_read = self._after is None
         self._start = self._after
+        self._taken = None
+        self._length = self._limit
 
 
 def _place(item: Item) -> _Place:
     return item["listed_at"], item["room"]
+
+
+def _following(items: Sequence[Item], taken: _Place | None) -> list[Item]:
+    """What comes after the room taken last.
+
+    Where that room has moved on, it is everything that is no newer: rooms of the same minute may
+    come again, but none is left out.
+    """
+    if taken is None:
+        return [*items]
+    places = [_place(item) for item in items]
+    if taken in places:
+        return [*items[places.index(taken) + 1 :]]
+    return [item for item in items if item["listed_at"] <= taken[0]]
 
 
 async def list_rooms(
@@ -115,7 +135,7 @@ async def list_rooms(
     It looks through SCANNED_MAX rooms at most. Raises ValidationFailed for a cursor that was not
     made for the purpose.
     """
-    states = [[None, None, False]] * len(partitions)
+    states: Sequence[Any] = [None] * len(partitions)
     if cursor is not None:
         states = cursors.open(purpose, cursor)
     shards = [
