@@ -130,6 +130,8 @@ class Fanouts:
         try:
             async with asyncio.timeout(FOUNDING_S_MAX):
                 while not await _is_set(event, FOUNDING_LOOK_S):
+                    if key in self._running:
+                        continue  # it is this node that lets them join
                     item = await self._store.get(FANOUTS, (key,))
                     if item is None or not item.get("founding"):
                         event.set()
