@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from tests.people.clocks import FakeClock
+from tests.stores import StoreKind, open_store
 from tidings.cluster.cluster import Cluster
 from tidings.errors import Unavailable
 from tidings.ids import IdMaker
 from tidings.storage.interface import Store, Write
-from tidings.storage.sqlite import SqliteStore
 
 
 class Way:
@@ -39,7 +39,7 @@ class Way:
 class Machine:
     """One node: its parts, its own monotonic clock and its way to the store."""
 
-    def __init__(self, store: SqliteStore, clock: FakeClock) -> None:
+    def __init__(self, store: Store, clock: FakeClock) -> None:
         self.now_s = 1_000.0
         self.way = Way(store)
         self.store: Store = self.way  # type: ignore[assignment]
@@ -59,7 +59,7 @@ class Machine:
 class Machines:
     """Nodes of one service, whose time goes on together."""
 
-    def __init__(self, store: SqliteStore, clock: FakeClock) -> None:
+    def __init__(self, store: Store, clock: FakeClock) -> None:
         self.store = store
         self.clock = clock
         self.all: list[Machine] = []
@@ -86,7 +86,7 @@ class Machines:
 
 
 @pytest.fixture
-async def machines(tmp_path: Path) -> AsyncIterator[Machines]:
+async def machines(tmp_path: Path, store_kind: StoreKind) -> AsyncIterator[Machines]:
     clock = FakeClock()
-    async with SqliteStore.open(tmp_path / "tidings.db", clock=clock) as store:
+    async with open_store(store_kind, tmp_path, clock) as store:
         yield Machines(store, clock)

@@ -13,12 +13,16 @@ import pytest
 from tests.api.conftest import soon
 from tests.chat.test_commits import WORKSPACE, World
 from tests.cluster.conftest import Machine, Machines
+from tests.stores import EVERY_STORE
 from tidings.chat import commands, fanouts
 from tidings.chat.audit import audit
 from tidings.chat.commits import Commits
 from tidings.cluster.nodes import NODE_SILENT_S
 from tidings.storage.interface import Item, Key, Store, Table, Write
 from tidings.storage.tables import FANOUTS, INBOXES, room_key, user_key
+
+STORES = EVERY_STORE
+
 
 MEMBERS = 120
 BIG = room_key(WORKSPACE, "big")

@@ -6,10 +6,13 @@ import pytest
 
 from tests.api.conftest import soon
 from tests.cluster.conftest import Machines
+from tests.stores import EVERY_STORE
 from tidings.cluster import leases
 from tidings.cluster.leases import HELD_S, LEASE_BEAT_S, LEASE_S
 from tidings.errors import Unavailable
 from tidings.storage.tables import LEASES
+
+STORES = EVERY_STORE
 
 
 async def test_one_node_has_it_and_beats_keep_it(machines: Machines) -> None:

@@ -8,10 +8,14 @@ import pytest
 
 from tests.api.conftest import soon
 from tests.cluster.conftest import Machines
+from tests.stores import EVERY_STORE
 from tidings.cluster import nodes
 from tidings.cluster.nodes import NODE_SILENT_S, SERVICE, read_nodes
 from tidings.errors import Unavailable
 from tidings.storage.tables import NODES
+
+STORES = EVERY_STORE
+
 
 SILENT_BEATS = int(NODE_SILENT_S) + 1
 

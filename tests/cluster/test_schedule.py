@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 
 from tests.cluster.conftest import Machine, Machines
+from tests.stores import EVERY_STORE
 from tidings.cluster.leases import LEASE_S
 from tidings.cluster.schedule import SHARDS, WORKED_TOGETHER_MAX, plan_due, plan_undue
 from tidings.errors import Unavailable
 from tidings.storage.interface import Absent, ConditionFailed, Put
 from tidings.storage.tables import SCHEDULE, SECRETS
+
+STORES = EVERY_STORE
+
 
 KIND = "ring"
 
