@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.chat.worlds import RECEIPT_LIFE_S, START_MS, World, small_world
+from tests.stores import EVERY_STORE, StoreKind, chosen, open_store
 from tidings.chat.audit import BROKEN_LISTED_MAX, Report, audit
 from tidings.chat.explain import ENTRIES_LISTED_MAX, explain
 from tidings.chat.proofs import (
@@ -53,9 +54,13 @@ def clock() -> int:
     return START_MS + 1_000
 
 
+everywhere = pytest.mark.parametrize("store_kind", chosen(EVERY_STORE), indirect=True)
+"""On every store; most tests here are about rules, and the embedded one will do."""
+
+
 @pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
-    async with SqliteStore.open(tmp_path / "world.db", clock=clock) as opened:
+async def store(store_kind: StoreKind, tmp_path: Path) -> AsyncIterator[Store]:
+    async with open_store(store_kind, tmp_path, clock) as opened:
         yield opened
 
 
@@ -63,13 +68,14 @@ def names(report: Report) -> set[str]:
     return {broken.invariant for broken in report.broken}
 
 
-async def everything(store: SqliteStore) -> list[Item]:
+async def everything(store: Store) -> list[Item]:
     """All items of the tables that an audit looks at."""
     tables = (ROOMS, MEMBERS, ENTRIES, RECEIPTS, INBOXES, BADGES, FANOUTS, USERS)
     return [item for table in tables for item in (await store.scan(table)).items]
 
 
-async def test_a_consistent_store_passes(store: SqliteStore) -> None:
+@everywhere
+async def test_a_consistent_store_passes(store: Store) -> None:
     await small_world().fill(store)
     report = await audit(store, clock=clock)
     assert report == Report(
@@ -87,13 +93,13 @@ async def test_a_consistent_store_passes(store: SqliteStore) -> None:
     )
 
 
-async def test_an_empty_store_passes(store: SqliteStore) -> None:
+async def test_an_empty_store_passes(store: Store) -> None:
     report = await audit(store, clock=clock)
     assert report.ok
     assert set(report.checked.values()) == {0}
 
 
-async def test_a_repair_of_a_consistent_store_writes_nothing(store: SqliteStore) -> None:
+async def test_a_repair_of_a_consistent_store_writes_nothing(store: Store) -> None:
     await small_world().fill(store)
     before = await everything(store)
     report = await audit(store, repair=True, clock=clock)
@@ -371,7 +377,7 @@ LASTING: dict[str, tuple[set[str], list[Write]]] = {
 
 
 @pytest.mark.parametrize("what", MENDABLE)
-async def test_derived_state_is_named_and_mended(store: SqliteStore, what: str) -> None:
+async def test_derived_state_is_named_and_mended(store: Store, what: str) -> None:
     expected, writes = MENDABLE[what]
     await small_world().fill(store)
     await store.write(*writes)
@@ -389,10 +395,19 @@ async def test_derived_state_is_named_and_mended(store: SqliteStore, what: str) 
     assert (await store.scan(ENTRIES)).items == log_before
 
 
+@everywhere
+@pytest.mark.parametrize("what", [*MENDABLE][::5])
+async def test_every_store_is_mended(store: Store, what: str) -> None:
+    _, writes = MENDABLE[what]
+    await small_world().fill(store)
+    await store.write(*writes)
+    assert not (await audit(store, clock=clock)).ok
+    assert (await audit(store, repair=True, clock=clock)).ok
+    assert (await audit(store, clock=clock)).ok
+
+
 @pytest.mark.parametrize("what", MENDABLE)
-async def test_a_repair_raises_the_version_of_whom_it_concerns(
-    store: SqliteStore, what: str
-) -> None:
+async def test_a_repair_raises_the_version_of_whom_it_concerns(store: Store, what: str) -> None:
     _, writes = MENDABLE[what]
     await small_world().fill(store)
     await store.write(*writes)
@@ -413,9 +428,7 @@ async def test_a_repair_raises_the_version_of_whom_it_concerns(
 
 
 @pytest.mark.parametrize("what", LASTING)
-async def test_what_cannot_be_derived_is_named_and_left_alone(
-    store: SqliteStore, what: str
-) -> None:
+async def test_what_cannot_be_derived_is_named_and_left_alone(store: Store, what: str) -> None:
     expected, writes = LASTING[what]
     await small_world().fill(store)
     await store.write(*writes)
@@ -429,7 +442,7 @@ async def test_what_cannot_be_derived_is_named_and_left_alone(
     assert [(await store.scan(table)).items for table in kept] == before
 
 
-async def test_counts_are_not_made_anew_from_a_broken_log(store: SqliteStore) -> None:
+async def test_counts_are_not_made_anew_from_a_broken_log(store: Store) -> None:
     await small_world().fill(store)
     await store.write(
         Delete(ENTRIES, (TEAM, 5)),
@@ -450,7 +463,7 @@ def test_every_check_has_a_corruption_that_it_finds() -> None:
     assert checks <= found
 
 
-async def test_findings_say_where(store: SqliteStore) -> None:
+async def test_findings_say_where(store: Store) -> None:
     await small_world().fill(store)
     await store.write(Delete(ENTRIES, (TEAM, 4)), _set(INBOXES, "acme#bob", "pair", unread=0))
     found = {broken.invariant: broken for broken in (await audit(store, clock=clock)).broken}
@@ -466,7 +479,7 @@ async def test_findings_say_where(store: SqliteStore) -> None:
     }
 
 
-async def test_findings_are_bounded_and_counted(store: SqliteStore) -> None:
+async def test_findings_are_bounded_and_counted(store: Store) -> None:
     await small_world().fill(store)
     number = BROKEN_LISTED_MAX + 50
     await store.put_many(
@@ -477,7 +490,7 @@ async def test_findings_are_bounded_and_counted(store: SqliteStore) -> None:
     assert len(report.broken) == BROKEN_LISTED_MAX
 
 
-async def test_one_workspace_alone(store: SqliteStore) -> None:
+async def test_one_workspace_alone(store: Store) -> None:
     await small_world().fill(store)
     await store.write(Put(ENTRIES, {**MESSAGE, "room": "beta#x", "seq": 1}))
     assert (await audit(store, workspace="acme", clock=clock)).ok
@@ -485,12 +498,12 @@ async def test_one_workspace_alone(store: SqliteStore) -> None:
     assert not (await audit(store, clock=clock)).ok
 
 
-async def test_a_workspace_is_not_a_prefix_of_another(store: SqliteStore) -> None:
+async def test_a_workspace_is_not_a_prefix_of_another(store: Store) -> None:
     await store.write(Put(ENTRIES, {**MESSAGE, "room": "acme2#x", "seq": 1}))
     assert (await audit(store, workspace="acme", clock=clock)).ok
 
 
-async def test_progress_only_grows_to_what_was_checked(store: SqliteStore) -> None:
+async def test_progress_only_grows_to_what_was_checked(store: Store) -> None:
     await small_world().fill(store)
     seen: dict[str, list[int]] = {}
     report = await audit(
@@ -503,7 +516,7 @@ async def test_progress_only_grows_to_what_was_checked(store: SqliteStore) -> No
 # A client_id is one entry for its receipt's life, and no longer.
 
 
-async def repeated_after(store: SqliteStore, seconds: int) -> Report:
+async def repeated_after(store: Store, seconds: int) -> Report:
     """An audit right after ann sent the same client_id twice, so many seconds apart."""
     world = World()
     world.add_user("ann")
@@ -516,11 +529,13 @@ async def repeated_after(store: SqliteStore, seconds: int) -> Report:
     return await audit(store, clock=lambda: world.now_ms)
 
 
-async def test_a_client_id_may_come_again_after_its_receipt_expired(store: SqliteStore) -> None:
+@everywhere
+async def test_a_client_id_may_come_again_after_its_receipt_expired(store: Store) -> None:
     assert (await repeated_after(store, RECEIPT_LIFE_S)).ok
 
 
-async def test_a_client_id_may_not_come_again_before(store: SqliteStore) -> None:
+@everywhere
+async def test_a_client_id_may_not_come_again_before(store: Store) -> None:
     assert names(await repeated_after(store, RECEIPT_LIFE_S - 1)) >= {"entry.client_id"}
 
 
@@ -664,7 +679,7 @@ def large_world(members: int, messages: int) -> World:
     return world
 
 
-async def test_a_large_room_passes_and_is_mended(store: SqliteStore) -> None:
+async def test_a_large_room_passes_and_is_mended(store: Store) -> None:
     await large_world(2_500, 1_200).fill(store)
     assert (await audit(store, clock=clock)).ok
     for number in (7, 1_100, 2_400):
@@ -681,14 +696,14 @@ async def test_a_large_room_passes_and_is_mended(store: SqliteStore) -> None:
 
 
 @pytest.mark.slow
-async def test_a_room_of_ten_thousand(store: SqliteStore) -> None:
+async def test_a_room_of_ten_thousand(store: Store) -> None:
     await large_world(10_000, 3_000).fill(store)
     report = await audit(store, clock=clock)
     assert report.ok
     assert report.checked["members"] == 10_000
 
 
-async def test_a_user_with_more_broken_rows_than_one_write_holds(store: SqliteStore) -> None:
+async def test_a_user_with_more_broken_rows_than_one_write_holds(store: Store) -> None:
     world = World()
     world.add_user("ann")
     world.add_user("bob")
@@ -706,7 +721,7 @@ async def test_a_user_with_more_broken_rows_than_one_write_holds(store: SqliteSt
 # Beside a running service.
 
 
-async def post_fairly(store: SqliteStore, number: int) -> None:
+async def post_fairly(store: Store, number: int) -> None:
     """One message of ann's in the room of her and bob, committed as the architecture says."""
     while True:
         room = await store.get(ROOMS, (PAIR,)) or {}
@@ -743,7 +758,7 @@ async def post_fairly(store: SqliteStore, number: int) -> None:
         return
 
 
-async def test_an_audit_sees_one_moment_of_a_store_that_is_written_to(store: SqliteStore) -> None:
+async def test_an_audit_sees_one_moment_of_a_store_that_is_written_to(store: Store) -> None:
     await small_world().fill(store)
     is_over = asyncio.Event()
 
@@ -768,7 +783,7 @@ async def test_an_audit_sees_one_moment_of_a_store_that_is_written_to(store: Sql
     assert (await audit(store, clock=clock)).ok
 
 
-async def test_a_repair_beside_a_service_loses_no_count(store: SqliteStore) -> None:
+async def test_a_repair_beside_a_service_loses_no_count(store: Store) -> None:
     await small_world().fill(store)
     await store.write(
         _set(INBOXES, "acme#ann", "pair", unread=7),
@@ -798,7 +813,7 @@ class WithoutSnapshot:
             setattr(self, name, getattr(store, name))
 
 
-async def test_a_store_without_snapshots_is_audited_at_rest(store: SqliteStore) -> None:
+async def test_a_store_without_snapshots_is_audited_at_rest(store: Store) -> None:
     await small_world().fill(store)
     plain: Any = WithoutSnapshot(store)
     assert (await audit(plain, clock=clock)).ok
@@ -809,7 +824,8 @@ async def test_a_store_without_snapshots_is_audited_at_rest(store: SqliteStore) 
 # Explaining one badge.
 
 
-async def test_a_badge_is_explained_by_its_entries(store: SqliteStore) -> None:
+@everywhere
+async def test_a_badge_is_explained_by_its_entries(store: Store) -> None:
     await small_world().fill(store)
     explanation = await explain(store, "acme", "ann", "team")
     assert [(entry.seq, entry.sender_id, entry.is_mention) for entry in explanation.entries] == [
@@ -823,7 +839,7 @@ async def test_a_badge_is_explained_by_its_entries(store: SqliteStore) -> None:
     assert explanation.total.unread == 3
 
 
-async def test_what_was_deleted_is_told(store: SqliteStore) -> None:
+async def test_what_was_deleted_is_told(store: Store) -> None:
     await small_world().fill(store)
     explanation = await explain(store, "acme", "cat", "team")
     assert [(entry.seq, entry.deleted_seq) for entry in explanation.deleted] == [(2, 3)]
@@ -831,7 +847,7 @@ async def test_what_was_deleted_is_told(store: SqliteStore) -> None:
 
 
 async def test_a_deletion_that_the_fan_out_has_not_reached_still_counts(
-    store: SqliteStore,
+    store: Store,
 ) -> None:
     await small_world().fill(store)
     behind = await explain(store, "acme", "cat", "hall")
@@ -844,7 +860,7 @@ async def test_a_deletion_that_the_fan_out_has_not_reached_still_counts(
     assert reached.is_agreeing
 
 
-async def test_a_muted_room_adds_nothing(store: SqliteStore) -> None:
+async def test_a_muted_room_adds_nothing(store: Store) -> None:
     await small_world().fill(store)
     explanation = await explain(store, "acme", "bob", "pair")
     assert explanation.is_muted
@@ -852,7 +868,7 @@ async def test_a_muted_room_adds_nothing(store: SqliteStore) -> None:
     assert explanation.contribution.unread == 0
 
 
-async def test_a_left_room_has_nothing(store: SqliteStore) -> None:
+async def test_a_left_room_has_nothing(store: Store) -> None:
     await small_world().fill(store)
     explanation = await explain(store, "acme", "dan", "help")
     assert explanation.is_left
@@ -860,7 +876,7 @@ async def test_a_left_room_has_nothing(store: SqliteStore) -> None:
     assert explanation.is_agreeing
 
 
-async def test_a_wrong_badge_does_not_agree(store: SqliteStore) -> None:
+async def test_a_wrong_badge_does_not_agree(store: Store) -> None:
     await small_world().fill(store)
     await store.write(_set(INBOXES, "acme#ann", "team", unread=5))
     explanation = await explain(store, "acme", "ann", "team")
@@ -868,7 +884,7 @@ async def test_a_wrong_badge_does_not_agree(store: SqliteStore) -> None:
     assert (explanation.unread, explanation.counted_unread) == (5, 2)
 
 
-async def test_texts_are_cut_and_lists_are_bounded(store: SqliteStore) -> None:
+async def test_texts_are_cut_and_lists_are_bounded(store: Store) -> None:
     world = World()
     world.add_user("ann")
     world.add_user("bob")
@@ -885,7 +901,7 @@ async def test_texts_are_cut_and_lists_are_bounded(store: SqliteStore) -> None:
 
 
 @pytest.mark.parametrize(("user", "room"), [("dan", "pair"), ("nobody", "team"), ("ann", "void")])
-async def test_who_never_was_there_is_not_found(store: SqliteStore, user: str, room: str) -> None:
+async def test_who_never_was_there_is_not_found(store: Store, user: str, room: str) -> None:
     await small_world().fill(store)
     with pytest.raises(NotFound):
         await explain(store, "acme", user, room)

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Literal, TypeAlias
 
+from tidings.errors import Unavailable
 from tidings.storage.interface import Item, Key, Page, Store, Table, Write
 from tidings.storage.sqlite import Snapshot, SqliteStore
 
@@ -120,6 +121,8 @@ class Held:
         self.call = (way, action, table)
         self.is_there = asyncio.Event()
         self.goes_on = asyncio.Event()
+        self.error: Exception | None = None
+        """What becomes of the call in the end: an answer that is lost was good nevertheless."""
 
 
 class HeldStore(DistantStore):
@@ -130,6 +133,14 @@ class HeldStore(DistantStore):
         self._held: list[Held] = []
         self.calls: list[tuple[Action, Table | None]] = []
         """All calls so far, in the order in which they reached the engine."""
+
+    @contextmanager
+    def failing(self, way: Way, action: Action, table: Table | None = None) -> Iterator[None]:
+        """Lose the next such call on that way."""
+        with self.holding(way, action, table) as held:
+            held.error = Unavailable()
+            held.goes_on.set()
+            yield
 
     @contextmanager
     def holding(self, way: Way, action: Action, table: Table | None = None) -> Iterator[Held]:
@@ -150,6 +161,8 @@ class HeldStore(DistantStore):
                 self._held.remove(held)
                 held.is_there.set()
                 await held.goes_on.wait()
+                if held.error is not None:
+                    raise held.error
                 return
 
 

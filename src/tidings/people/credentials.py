@@ -234,8 +234,10 @@ class Credentials:
         if not page.items:
             raise NotFound
         for item in page.items:
-            await self._store.write(Delete(TOKENS, (item["token_hash"],)))
-            self._tokens.forget(item["token_hash"])
+            try:
+                await self._store.write(Delete(TOKENS, (item["token_hash"],)))
+            finally:  # an answer that was lost may have been good
+                self._tokens.forget(item["token_hash"])
 
     async def create_session(
         self,
@@ -457,7 +459,11 @@ class Credentials:
         return [session_from_item(item) for item in page.items[: min(count, SESSIONS_ENDED_MAX)]]
 
     async def _revoke(self, sessions: Sequence[SessionRow]) -> None:
-        await self._store.write(*_plan_revoked(sessions))
+        try:
+            await self._store.write(*_plan_revoked(sessions))
+        finally:  # an answer that was lost may have been good
+            for session in sessions:
+                self._tokens.forget(session.token_hash)
         self._forget(sessions)
 
     def _forget(self, sessions: Sequence[SessionRow]) -> None:

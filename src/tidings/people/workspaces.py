@@ -148,7 +148,8 @@ class Workspaces:
                 )
             except ConditionFailed as failed:
                 raise NotFound from failed
-            self._lookups.forget(workspace_id)
+            finally:
+                self._lookups.forget(workspace_id)
         workspace = await self.get(workspace_id)
         if workspace is None:
             raise NotFound
