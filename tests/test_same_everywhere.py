@@ -103,7 +103,8 @@ class Telling:
 
     async def session(self, user_id: str, role: str) -> None:
         await self.ask("key", "POST", "/v1/users", {"id": user_id, "role": role, "name": user_id})
-        opened = await self.ask("key", "POST", "/v1/sessions", {"user_id": user_id})
+        body = {"user_id": user_id, "device": {"name": "", "platform": role}}
+        opened = await self.ask("key", "POST", "/v1/sessions", body)
         self.tokens[user_id] = opened["token"]
 
     async def connect(self, user_id: str) -> None:
@@ -201,6 +202,9 @@ async def people(told: Telling) -> None:
     await told.pages("mia", "/v1/users?limit=2")
     await told.pages("mia", "/v1/users?limit=1&role=customer&q=c")
     await told.ask("mia", "GET", "/v1/users?cursor=nonsense")
+    for device in ({"name": "", "platform": " "}, {"name": "Pixel 🦊"}, {}):
+        await told.ask("key", "POST", "/v1/sessions", {"user_id": "eve", "device": device})
+    await told.ask("key", "POST", "/v1/users", {"id": "e" * 64, "role": "bot", "name": " "})
     await told.ask("key", "DELETE", "/v1/users/eve")
     await told.ask("key", "POST", "/v1/sessions", {"user_id": "eve"})
     await told.ask("key", "GET", "/v1/users/nobody")
@@ -234,6 +238,7 @@ async def rooms(told: Telling) -> list[str]:
     await told.ask("max", "PATCH", "/v1/rooms/desk-2", {"snoozed_until": "2030-01-01T00:00:00Z"})
     for query in ("assignee_id=me", "assignee_id=none", "status=snoozed", "status=closed"):
         await told.pages("mia", f"/v1/rooms?{query}&limit=2")
+    await told.ask("mia", "PATCH", "/v1/rooms/desk-1", {"title": None, "status": "open"})
     await told.ask("mia", "GET", "/v1/queue")
     return made
 

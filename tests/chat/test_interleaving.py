@@ -124,7 +124,7 @@ async def test_random_commands_on_nodes(engine: SqliteStore, nodes: int, seed: i
             except TidingsError as error:
                 refused.append(error)
 
-        for start in range(0, 900, 30):
+        for start in range(0, 600, 30):
             await asyncio.gather(*(act(number) for number in range(start, start + 30)))
         assert not [error for error in refused if isinstance(error, Unavailable)]
         await worlds[0].settle()
@@ -136,6 +136,45 @@ async def test_random_commands_on_nodes(engine: SqliteStore, nodes: int, seed: i
         assert sorted(versions) == list(range(1, len(versions) + 1)), user_id
     for room, count in SIZES.items():
         assert_lawful(await log_of(engine, room), set(people[:count]))
+    worlds[0].versions.clear()
+    await worlds[0].assert_clean()
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("members", [2, 24, 70])
+async def test_a_room_is_made_once_whoever_asks(
+    engine: SqliteStore, members: int, seed: int
+) -> None:
+    clock = Now()
+    worlds = [World(SuspendingStore(engine, seed * 10 + n), clock) for n in range(3)]
+    people = await worlds[0].people(members)
+    first = commands.FOUNDERS_INLINE_MAX
+    row = RoomRow(workspace=WORKSPACE, room_id="r", kind="group", created_at=0)
+
+    async def make(world: World, number: int) -> bool:
+        own = [people[number % members], *people]  # each asks with themselves in front
+        named = list(dict.fromkeys(own))
+        founders = tuple((each, "member") for each in named[:first])
+        create = commands.Create(row, founders, tuple(named[first:]), 0)
+        _, is_new = await world.commits.submit(WORKSPACE, "r", create)
+        await world.commits.founded(WORKSPACE, "r")
+        posted = await world.post("r", own[0], f"c{number}")
+        assert posted.is_new
+        return bool(is_new)
+
+    async with AsyncExitStack() as stack:
+        for world in worlds:
+            await world.commits.start()
+            stack.push_async_callback(world.commits.stop)
+        made = await asyncio.gather(*(make(worlds[n % 3], n) for n in range(9)))
+        assert sum(made) == 1
+        await worlds[0].settle()
+    log = await log_of(engine, "r")
+    assert [entry["seq"] for entry in log] == list(range(1, 10))
+    view = await worlds[0].commits.look(WORKSPACE, "r", people)
+    assert view is not None
+    assert view.room is not None
+    assert view.room.member_count == members
     worlds[0].versions.clear()
     await worlds[0].assert_clean()
 
