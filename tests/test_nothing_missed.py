@@ -323,7 +323,7 @@ def check_device(device: Device, fresh: Fresh) -> None:
         differing = [(kept[seq], log[seq]) for seq in kept if log.get(seq, kept[seq]) != kept[seq]]
         assert not differing, (device, room_id, differing)
         wanted = list(log)[-client_state.ENTRIES_KEPT_MAX :]
-        assert {seq for seq in wanted if seq > fresh.joined[room_id]} <= kept.keys(), room_id
+        assert {seq for seq in wanted if seq >= fresh.joined[room_id]} <= kept.keys(), room_id
     for room_id in device.rooms.keys() - fresh.items.keys():
         room = device.rooms[room_id]
         assert (room.left, room.unread, room.mentions) == (True, 0, 0), room_id

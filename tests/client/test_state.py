@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tidings import wire
-from tidings.client.frames import BadgeUpdate, EntryUpdate, ReadUpdate, Update
+from tidings.client.frames import (
+    BadgeUpdate,
+    EntryUpdate,
+    ReadUpdate,
+    RoomUpdate,
+    Row,
+    Synced,
+    Update,
+)
 from tidings.client.state import ENTRIES_KEPT_MAX, LocalRoom, State, ranges
 
 ROOMS = ("room_1", "room_2", "room_3")
@@ -184,6 +192,39 @@ def test_a_cursor_from_beyond_a_gap_is_not_taken() -> None:
     state.apply_sync(life.sync(state.cursor, {}, 100))
     assert not state.has_gap
     assert state.cursor == "3"
+
+
+def test_a_room_that_begins_in_a_gap_is_left_to_the_catch_up() -> None:
+    life, state = Life(), State()
+    state.apply(life.post("room_1", 1)[0])
+    life.post("room_1", 1)
+    for frame in life.post("room_2", 2):  # a commit by which the user joined room 2, say
+        state.apply(frame)
+    row = Row("room_2", head=2, read_seq=0, unread=2, mentions=0)
+    state.apply(RoomUpdate(row, life.version, life.total(), str(life.version)))
+    state.apply(BadgeUpdate(4, 0, life.version, str(life.version)))
+    assert state.has_gap
+    have = state.have(100)
+    assert "room_2" not in have, "nothing is claimed that was not kept"
+    state.apply_sync(life.sync(state.cursor, have, 100))
+    assert not state.has_gap
+    assert [entry.seq for entry in state.rooms["room_2"].log()] == [1, 2]
+
+
+def test_an_unasked_sync_shows_what_was_missed_before_it() -> None:
+    life, state = Life(), State()
+    state.apply(life.post("room_1", 1)[0])
+    life.post("room_1", 1)  # told, and lost
+    life.post("room_1", 1)  # not told
+    reply = life.sync("2", {}, 100)
+    fields = {name: getattr(reply, name) for name in reply.__struct_fields__}
+    state.apply(Synced(**fields, since_version=2))
+    assert state.has_gap
+    assert state.cursor == "1"
+    reply = life.sync(state.cursor, {}, 100)
+    state.apply(Synced(**{name: getattr(reply, name) for name in fields}, since_version=1))
+    assert not state.has_gap
+    assert [entry.seq for entry in state.rooms["room_1"].log()] == [1, 2, 3]
 
 
 def test_a_room_that_was_unread_and_is_not_listed_is_read() -> None:

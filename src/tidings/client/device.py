@@ -297,7 +297,6 @@ class Device:
             if frame.read is not None:
                 self.state.take_read(outgoing.room_id, frame.read)
             self._outbox.answer(outgoing, frame.entry or frame.read)
-        self.state.apply(frame)
 
     def _take_failure(self, frame: Failed) -> None:
         problem = problem_from(frame.problem)

@@ -13,7 +13,6 @@ from msgspec import UNSET
 
 from tidings import wire
 from tidings.client.frames import (
-    Ack,
     BadgeUpdate,
     EntryUpdate,
     ReadUpdate,
@@ -245,12 +244,10 @@ class State:
                 self._reach(frame.version, frame.cursor)
                 if frame.total is not None:
                     self._take_total(frame.total)
+                if self._begins_in_gap(frame.room.room_id, frame.version):
+                    return []
                 self.take_item(frame.room, frame.version)
                 return [frame]
-            case Ack(read=wire.ReadReply() as read):
-                if read.total.version == self.version + 1:
-                    self._reach(read.total.version, None)
-                return []
             case _:
                 return []
 
@@ -357,10 +354,7 @@ class State:
         self._reach(frame.version, frame.cursor)
         self._take_total(frame.total)
         entry = frame.entry
-        if entry.room_id not in self.rooms and self.has_gap:
-            # where the room began is not known: the catch-up tells
-            self._ahead.discard(frame.version)
-            self._missed = max(self._missed, frame.version)
+        if self._begins_in_gap(entry.room_id, frame.version):
             return []
         room = self._touch(entry.room_id, entry.seq - 1)
         room.set_counts(frame.version, unread=frame.unread, mentions=frame.mentions)
@@ -372,6 +366,14 @@ class State:
             return [frame]
         room.add((entry,), is_current=False, as_of=entry.seq)
         return self._tell(room)
+
+    def _begins_in_gap(self, room_id: str, version: int) -> bool:
+        """Whether it is not known where the room began, so that this is left to the catch-up."""
+        if room_id in self.rooms or not self.has_gap:
+            return False
+        self._ahead.discard(version)
+        self._missed = max(self._missed, version)
+        return True
 
     def _tell(self, room: LocalRoom, *, through: int = 0) -> list[Update]:
         passed = room.advance(through=through)
