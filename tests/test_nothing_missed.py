@@ -13,6 +13,7 @@ import random
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from itertools import cycle
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,6 +24,7 @@ from tests.client.proxy import CuttingProxy
 from tests.command_line import free_port, run_tidings, running_service
 from tests.delivery.doors import HttpDevice
 from tests.delivery.visits import Visit, visiting
+from tests.redis_server import needs_redis, running_redis
 from tidings import wire
 from tidings.app import listening, open_app
 from tidings.client import Client, ClientError, Device, Way
@@ -30,7 +32,7 @@ from tidings.client import device as client_device
 from tidings.client import state as client_state
 from tidings.client.frames import BadgeUpdate, EntryUpdate, ReadUpdate, Received, RoomUpdate
 from tidings.client.ways import Line, open_socket, open_stream
-from tidings.config import Settings
+from tidings.config import LOCAL_BUS, Settings
 from tidings.storage.sqlite import SqliteStore
 from tidings.storage.tables import FANOUTS
 
@@ -50,9 +52,12 @@ pytestmark = pytest.mark.filterwarnings("ignore:unclosed transport:ResourceWarni
 
 
 class Place(Protocol):
-    """A service at one address for ever, though not without pauses."""
+    """A service at the same addresses for ever, though not without pauses."""
 
-    url: str
+    @property
+    def url(self) -> str:
+        """An address of it."""
+        ...
 
     async def key(self) -> str:
         """A new API key."""
@@ -66,9 +71,9 @@ class Place(Protocol):
 class OwnPlace:
     """A service within the test's process, so that its limits can be made small."""
 
-    def __init__(self, store: Path, port: int) -> None:
+    def __init__(self, store: Path, port: int, bus: str = LOCAL_BUS) -> None:
         self.url = f"http://127.0.0.1:{port}"
-        self._settings = Settings(store=f"sqlite:///{store}", rate_limit="off", log="off")
+        self._settings = Settings(store=f"sqlite:///{store}", bus=bus, rate_limit="off", log="off")
         self._port = port
         self._running = AsyncExitStack()
 
@@ -88,6 +93,32 @@ class OwnPlace:
 
     async def stop(self) -> None:
         await self._running.aclose()
+
+
+class TwoPlaces:
+    """Two nodes of one service: whoever asks for an address gets the one or the other."""
+
+    def __init__(self, store: Path, bus: str) -> None:
+        self._places = [OwnPlace(store, free_port(), bus) for _ in range(2)]
+        self._turns = cycle(self._places)
+
+    @property
+    def url(self) -> str:
+        return next(self._turns).url
+
+    async def start(self) -> None:
+        for place in self._places:
+            await place.start()
+
+    async def key(self) -> str:
+        return await self._places[0].key()
+
+    async def restart(self) -> None:
+        await next(self._turns).restart()
+
+    async def stop(self) -> None:
+        for place in self._places:
+            await place.stop()
 
 
 class ProcessPlace:
@@ -352,9 +383,9 @@ async def come_and_go(
         people = [*USERS, *CROWD]
         await asyncio.gather(*[key.create_user(one, "manager", user_id=one) for one in people])
 
-        async def session(user_id: str, url: str = place.url) -> Client:
+        async def session(user_id: str, url: str | None = None) -> Client:
             token = (await key.create_session(user_id)).token
-            return await stack.enter_async_context(Client(url, token))
+            return await stack.enter_async_context(Client(url or place.url, token))
 
         town = Town(place, key, {user_id: await session(user_id) for user_id in USERS}, store)
         visits = []
@@ -418,6 +449,9 @@ async def come_and_go(
         await town.rest()
         told = {user_id: await town.fresh(user_id) for user_id in USERS}
         for visit, socket in zip(visits, sockets, strict=True):
+            version = told[visit.device.user_id].badge.version
+            while visit.state.version < version:  # another node may have told of it
+                assert visit.state.apply(await socket.next()), "a live connection has no gap"
             for frame in await socket.rest():
                 assert visit.state.apply(frame), "a live connection has no gap"
             await socket.close()
@@ -473,6 +507,21 @@ async def test_devices_of_a_service_that_is_killed_miss_nothing(
         await come_and_go(place, store, monkeypatch, seed=7, steps=250)
     finally:
         await place.stop()
+
+
+@pytest.mark.slow
+@needs_redis
+async def test_devices_of_two_nodes_miss_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = tmp_path / "tidings.db"
+    async with running_redis(tmp_path) as server:
+        place = TwoPlaces(store, server.url)
+        await place.start()
+        try:
+            await come_and_go(place, store, monkeypatch, seed=5, steps=150)
+        finally:
+            await place.stop()
 
 
 async def test_devices_miss_nothing_for_a_moment(
