@@ -22,11 +22,11 @@ from typing import Any
 
 import aiohttp
 import msgspec
-from aiodynamo.credentials import Key
-from aiodynamo.sign import signed_dynamo_request
 from yarl import URL
 
+from tidings.storage.credentials import LOCAL_KEYS
 from tidings.storage.interface import Table
+from tidings.storage.signatures import Signer
 
 BACKOFF_FIRST_S = 0.025
 """Tried: 0.01, 0.025, 0.05 and 0.1."""
@@ -75,7 +75,7 @@ class PlainWay:
         self.raised = 0.0
         self._endpoint = URL(endpoint)
         self._prefix = prefix
-        self._key = Key("local", "local")
+        self._signer = Signer("local", f"{self._endpoint.host}:{self._endpoint.port}")
         self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=CONNECTIONS_MAX))
         self._heads: Counter[str] = Counter()
         self._members: Mapping[str, Sequence[str]] = {}
@@ -189,16 +189,10 @@ class PlainWay:
 
     async def _call(self, action: str, payload: dict[str, Any]) -> tuple[str | None, Any]:
         """One signed request: (code of the error or None, answer)."""
-        signed = signed_dynamo_request(
-            key=self._key,
-            payload=payload,
-            action=action,
-            region="local",
-            endpoint=self._endpoint,
-        )
-        async with self._session.post(
-            signed.url, data=signed.body, headers=signed.headers
-        ) as response:
+        body = msgspec.json.encode(payload)
+        target = f"DynamoDB_20120810.{action}"
+        headers = self._signer.headers(LOCAL_KEYS, target, body, datetime.now(UTC))
+        async with self._session.post(self._endpoint, data=body, headers=headers) as response:
             answer = msgspec.json.decode(await response.read())
             if response.status == 200:
                 return None, answer
