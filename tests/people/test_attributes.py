@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidings.errors import ValidationFailed
@@ -42,6 +42,7 @@ def test_merge_patch(stored: dict[str, Any], patch: dict[str, Any], merged: dict
     assert merge_attributes(stored, patch) == merged
 
 
+@settings(deadline=None)
 @given(SMALL, SMALL)
 def test_merging_twice_changes_nothing_more(stored: dict[str, Any], patch: dict[str, Any]) -> None:
     try:
