@@ -17,6 +17,7 @@ import pytest
 
 from tests.cluster_scene import (
     CALL_S,
+    PEOPLE,
     Office,
     check_audit,
     fanned_out,
@@ -32,6 +33,7 @@ from tidings.cluster.leases import LEASE_S
 from tidings.delivery.connections import CloseCode
 from tidings.storage.interface import Item, Store, Table
 from tidings.storage.tables import BADGES, FANOUTS, LEASES
+from tidings.wire import LIST_LIMIT_MAX
 
 pytestmark = [pytest.mark.slow, needs_redis]
 
@@ -46,6 +48,8 @@ REVOKED_S = 5.0
 CROWD = [f"member{number}" for number in range(1_000)]
 MESSAGES = 3
 TAKEN_OVER_S = 40.0
+ONLINE_S = 15.0
+"""By then each node knows who is online, also where others have died."""
 
 
 @pytest.fixture
@@ -86,6 +90,16 @@ class Site:
         self.office = office
 
 
+async def know_who_is_online(node: Node, office: Office) -> None:
+    """Wait until a node counts those as online who have a device, wherever it is connected."""
+    async with Client(node.url, office.key.token) as client, asyncio.timeout(ONLINE_S):
+        while True:
+            online = await client.users(online=True, limit=LIST_LIMIT_MAX)
+            if {user.id for user in online.items} == set(PEOPLE):
+                return
+            await asyncio.sleep(0.2)
+
+
 @asynccontextmanager
 async def open_site(
     count: int, store: str, bus: str, folder: Path, *, seed: int
@@ -101,6 +115,8 @@ async def open_site(
         async with office.watched(balancer.url):
             yield Site(nodes, office)
             await office.check()
+            for node in nodes:
+                await know_who_is_online(node, office)
         print(f"done {dict(office.done)}; failed {office.failures}")
     for node in nodes:
         assert not node.faults(), node.faults()[:3]
