@@ -47,8 +47,11 @@ LOSS = 0.04
 """How many of the commits told to a device of the client are lost."""
 DEADLINE_S = 30.0
 
-# A connection that is cut while it is being made may be left to the collector of garbage.
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed transport:ResourceWarning")
+# A connection that is cut while it is being made may be left to the collector of garbage, and one
+# that is made while the service stops, as a bare socket.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:unclosed transport:ResourceWarning", "ignore:unclosed <socket:ResourceWarning"
+)
 
 
 class Place(Protocol):
