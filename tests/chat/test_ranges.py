@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidings.chat import ranges
@@ -20,6 +20,7 @@ def members(found: object) -> set[int]:
     return {seq for low, high in found for seq in range(low, high + 1)}
 
 
+@settings(deadline=None)
 @given(st.lists(pairs, max_size=8))
 def test_parsing_joins_and_orders(parts: list[tuple[int, int]]) -> None:
     parsed = ranges.parse(",".join(f"{low}-{high}" for low, high in parts))
@@ -29,6 +30,7 @@ def test_parsing_joins_and_orders(parts: list[tuple[int, int]]) -> None:
     assert ranges.parse(ranges.encode(parsed)) == parsed
 
 
+@settings(deadline=None)
 @given(
     st.lists(pairs, max_size=8), st.integers(0, HEAD), st.integers(0, HEAD), st.integers(1, HEAD)
 )

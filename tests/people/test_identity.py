@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     PublicFormat,
 )
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.people.clocks import START_MS
@@ -172,6 +172,7 @@ def test_tokens_that_are_refused(what: str) -> None:
     assert refused.value.detail == "This identity token is not accepted."
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200), st.binary(max_size=200), st.binary(max_size=64))
 def test_no_bytes_do_more_than_be_refused(header: bytes, payload: bytes, signature: bytes) -> None:
     for algorithm, _, key in KEYS:
