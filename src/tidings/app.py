@@ -37,7 +37,6 @@ from tidings.delivery import queues
 from tidings.delivery.bus import Bus, LocalBus
 from tidings.delivery.events import Events
 from tidings.delivery.hub import Hub
-from tidings.delivery.redis import RedisBus
 from tidings.delivery.syncs import Syncs
 from tidings.delivery.websocket import Sockets
 from tidings.delivery.whereabouts import Whereabouts
@@ -342,6 +341,8 @@ def _bus(settings: Settings, cursors: Cursors, node_id: str, metrics: Metrics) -
     """What talks to the other nodes of this store; the store's own secret names their channel."""
     if settings.bus == LOCAL_BUS:
         return LocalBus()
+    from tidings.delivery.redis import RedisBus  # takes a tenth of the start to import
+
     try:
         channel = cursors.seal("bus", [])
         bus = RedisBus(settings.bus, channel=channel, node_id=node_id, metrics=metrics)
