@@ -9,10 +9,11 @@ refused, as the DynamoDB API Reference says under `TransactionCanceledException`
 - `PutItem`, `UpdateItem`, `DeleteItem` while a `TransactWriteItems` has the item in flight,
 - a `TransactWriteItems` with the token of one in flight (`TransactionInProgressException`).
 
-An item is in flight from the moment its request passes to the engine until the engine answers.
-Everything else passes as it is. Run as a process of its own it prints its port, and answers
-`POST /begin`, `POST /end` and `POST /counts` (what went through between the two) besides the
-requests of DynamoDB.
+A round trip is a little network and mostly DynamoDB's own time. An item is in flight for that time
+and for what the engine takes, but not on the network. Everything else passes as it is.
+
+Run as a process of its own it prints its port, and answers `POST /begin`, `POST /end` and
+`POST /counts` (what went through between the two) besides the requests of DynamoDB.
 """
 
 from __future__ import annotations
@@ -35,8 +36,11 @@ from benchmarks.plain_way import PLAIN_TABLES
 from tidings.storage.interface import Key, Table
 from tidings.storage.tables import TABLES
 
-ROUND_TRIP_S = 0.005
-"""What a request takes longer, half of it on each way."""
+NETWORK_S = 0.001
+"""What a request takes longer on its way there and back."""
+SERVICE_S = 0.004
+"""What it takes longer at DynamoDB, with its items in flight. Two phases of a transaction there
+take some 5 to 10 ms; a local engine is done in one or two."""
 ENGINE_CONNECTIONS_MAX = 256
 ENGINE_TIMEOUT_S = 120.0
 RECORDED_MAX = 200_000
@@ -123,11 +127,17 @@ class AwsLikeProxy:
     """Between a client of DynamoDB and an engine. SIMULATED: see the module."""
 
     def __init__(
-        self, engine: str, tables: Sequence[Table], *, round_trip_s: float = ROUND_TRIP_S
+        self,
+        engine: str,
+        tables: Sequence[Table],
+        *,
+        network_s: float = NETWORK_S,
+        service_s: float = SERVICE_S,
     ) -> None:
         self._engine = engine
         self._tables = Tables(tables)
-        self._half_s = round_trip_s / 2
+        self._half_s = network_s / 2
+        self._service_s = service_s
         self._in_flight = InFlight()
         self._ledger = Ledger(self._tables)
         self._recorded: list[tuple[str, dict[str, Any], bool]] = []
@@ -155,7 +165,7 @@ class AwsLikeProxy:
         self._ended = self._mark()
 
     def counts(self) -> Counts:
-        """What went through between the last beginning, or these counts, and the last end.
+        """What went through between the last beginning and the last end, or between two ends.
 
         Units are worked out here, and not on the way, where it would take time from the run.
         """
@@ -167,8 +177,7 @@ class AwsLikeProxy:
         self._apply(ended.recorded - begun.recorded)
         table_units, index_units = ledger.table_units, ledger.index_units
         hottest = ledger.hottest(HOTTEST_MAX)
-        self._apply(len(self._recorded))
-        self._begun = self._ended = self._mark()
+        self._begun = self._ended = msgspec.structs.replace(ended, recorded=0)
         return Counts(
             dict(ended.requests - begun.requests),
             ended.conflicts - begun.conflicts,
@@ -232,13 +241,16 @@ class AwsLikeProxy:
         places = self._places(action, payload)
         token = payload.get("ClientRequestToken")
         if self._in_flight.has_token(token):
+            await asyncio.sleep(self._service_s)
             return _refusal("TransactionInProgressException", "The transaction is in progress")
         conflicting = self._in_flight.conflicting(action, places)
         if any(conflicting):
             self._conflicts += 1
+            await asyncio.sleep(self._service_s)
             return _conflict(action, conflicting)
         self._in_flight.enter(action, places, token)
         try:
+            await asyncio.sleep(self._service_s)
             status, answer = await self._forward(body, headers)
         finally:
             self._in_flight.leave(action, places, token)
@@ -302,8 +314,9 @@ def _processor_s() -> float:
     return times.user + times.system
 
 
-async def _serve(engine: str, round_trip_s: float) -> None:
-    proxy = AwsLikeProxy(engine, (*TABLES, *PLAIN_TABLES), round_trip_s=round_trip_s)
+async def _serve(engine: str, network_s: float, service_s: float) -> None:
+    tables = (*TABLES, *PLAIN_TABLES)
+    proxy = AwsLikeProxy(engine, tables, network_s=network_s, service_s=service_s)
     async with proxy.listening() as url:
         print(url, flush=True)
         await asyncio.Event().wait()
@@ -312,6 +325,7 @@ async def _serve(engine: str, round_trip_s: float) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("engine", help="address of the engine")
-    parser.add_argument("--round-trip", type=float, default=ROUND_TRIP_S, help="seconds")
+    parser.add_argument("--network", type=float, default=NETWORK_S, help="seconds")
+    parser.add_argument("--service", type=float, default=SERVICE_S, help="seconds")
     options = parser.parse_args()
-    uvloop.run(_serve(options.engine, options.round_trip))
+    uvloop.run(_serve(options.engine, options.network, options.service))

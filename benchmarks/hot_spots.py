@@ -1,10 +1,10 @@
 """Hot spots on DynamoDB: Tidings against the plain published way, in one run on one machine.
 
 Each way runs in this process, against an engine of its own (ministack) behind a proxy that
-SIMULATES what AWS does and the engine does not: a round trip of 5 ms, and refused transactions
-(see `aws_like_proxy`). Two scenes: one room of 50 members with 200 sends in flight; and one
-manager in 200 rooms, with a send of each of the 200 customers in flight. A message counts as
-completed by the share of its receivers whose badges hold it.
+SIMULATES what AWS does and the engine does not: a round trip that is 5 ms longer, and refused
+transactions (see `aws_like_proxy`). Two scenes: one room of 50 members with 200 sends in flight;
+and one manager in 200 rooms, with a send of each of the 200 customers in flight. A message counts
+as completed by the share of its receivers whose badges hold it.
 
 `python -m benchmarks.hot_spots` prints a table; `--document FILE` also appends it there.
 """
@@ -29,7 +29,7 @@ import aiohttp
 import msgspec
 import uvloop
 
-from benchmarks.aws_like_proxy import ROUND_TRIP_S, Counts
+from benchmarks.aws_like_proxy import NETWORK_S, SERVICE_S, Counts
 from benchmarks.plain_way import Lost, PlainWay
 from benchmarks.processes import Engine, engine, proxied
 from benchmarks.tidings_way import TidingsWay
@@ -81,6 +81,21 @@ SCENES = {
         units_share_max=None,
     ),
 }
+
+
+class Delays(msgspec.Struct, frozen=True):
+    """What a request takes longer: on the network, and at DynamoDB with its items in flight."""
+
+    network_s: float = NETWORK_S
+    service_s: float = SERVICE_S
+
+    @property
+    def text(self) -> str:
+        """For the report."""
+        return (
+            f"requests take {self.network_s * 1000:g} ms longer on the network and "
+            f"{self.service_s * 1000:g} ms at the service, with their items in flight"
+        )
 
 
 class Way(Protocol):
@@ -208,9 +223,13 @@ async def opened(scene: Scene, name: str, url: str) -> AsyncIterator[Way]:
                 await way.close()
 
 
-async def measured(scene: Scene, name: str) -> Figures:
+async def measured(scene: Scene, name: str, delays: Delays) -> Figures:
     """One run of one way on a new engine."""
-    async with engine() as ready, proxied(ready.url) as url, opened(scene, name, url) as way:
+    async with (
+        engine() as ready,
+        proxied(ready.url, delays.network_s, delays.service_s) as url,
+        opened(scene, name, url) as way,
+    ):
         return await Run(scene, way, url, ready).measure()
 
 
@@ -298,22 +317,22 @@ def _units(figures: Figures) -> float:
     return figures.table_units + 2 * figures.index_units
 
 
-async def compare(scene: Scene, runs: int) -> Comparison:
+async def compare(scene: Scene, runs: int, delays: Delays) -> Comparison:
     """The ways in turn, each so many times."""
     found = Comparison(scene, [], [])
     for _ in range(runs):
-        found.plain.append(await measured(scene, PlainWay.name))
-        found.tidings.append(await measured(scene, TidingsWay.name))
+        found.plain.append(await measured(scene, PlainWay.name, delays))
+        found.tidings.append(await measured(scene, TidingsWay.name, delays))
     return found
 
 
-def report(comparisons: Sequence[Comparison], load: float) -> str:
+def report(comparisons: Sequence[Comparison], delays: Delays, load: float) -> str:
     """A section for the document; `load` is the machine's load average before it began."""
     parts = [
         f"## {datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         f"{describe(Path(tempfile.gettempdir()))}. Engine: ministack {version('ministack')}, "
-        f"one process. SIMULATED by a proxy: a round trip of {ROUND_TRIP_S * 1000:g} ms, and "
-        "refused transactions. "
+        f"one process. SIMULATED by a proxy: {delays.text}, and transactions that overlap are "
+        "refused. "
         f"{len(comparisons[0].plain)} runs of {MEASURED_S:g} s after {WARM_S:g} s, the ways in "
         "turn; medians. Shares of write units take those of indexes twice. "
         f"When it began, {load:.1f} other processes wanted to run.",
@@ -328,13 +347,16 @@ def main() -> int:
     parser.add_argument("--scene", choices=[*SCENES], action="append", help="only this one")
     parser.add_argument("--runs", type=int, default=RUNS)
     parser.add_argument("--document", type=Path, help="append the tables to this file")
+    parser.add_argument("--network", type=float, default=NETWORK_S, help="seconds")
+    parser.add_argument("--service", type=float, default=SERVICE_S, help="seconds")
     options = parser.parse_args()
+    delays = Delays(options.network, options.service)
     configure("off", sys.stderr)
     load = os.getloadavg()[0]
     comparisons = [
-        uvloop.run(compare(SCENES[name], options.runs)) for name in options.scene or SCENES
+        uvloop.run(compare(SCENES[name], options.runs, delays)) for name in options.scene or SCENES
     ]
-    text = report(comparisons, load)
+    text = report(comparisons, delays, load)
     print(text)
     if options.document is not None:
         with options.document.open("a") as document:

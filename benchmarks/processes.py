@@ -76,10 +76,16 @@ async def _until_ready(url: str) -> None:
 
 
 @asynccontextmanager
-async def proxied(engine_url: str) -> AsyncIterator[str]:
-    """The proxy before an engine; its address."""
+async def proxied(engine_url: str, network_s: float, service_s: float) -> AsyncIterator[str]:
+    """The proxy before an engine, with its two delays; its address."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "benchmarks.aws_like_proxy", engine_url, stdout=PIPE
+        sys.executable,
+        "-m",
+        "benchmarks.aws_like_proxy",
+        engine_url,
+        f"--network={network_s}",
+        f"--service={service_s}",
+        stdout=PIPE,
     )
     try:
         assert process.stdout is not None

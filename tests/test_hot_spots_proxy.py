@@ -91,14 +91,14 @@ class Scene:
 
 
 @asynccontextmanager
-async def opened(round_trip_s: float) -> AsyncIterator[Scene]:
+async def opened(*, network_s: float = 0.0, service_s: float = 0.0) -> AsyncIterator[Scene]:
     engine = HeldEngine()
     runner = web.ServerRunner(web.Server(engine.handle))
     await runner.setup()
     try:
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-        proxy = AwsLikeProxy(url, [ROWS], round_trip_s=round_trip_s)
+        proxy = AwsLikeProxy(url, [ROWS], network_s=network_s, service_s=service_s)
         async with aiohttp.ClientSession() as session, proxy.listening() as proxied:
             yield Scene(engine, session, proxied)
     finally:
@@ -107,7 +107,7 @@ async def opened(round_trip_s: float) -> AsyncIterator[Scene]:
 
 @pytest_asyncio.fixture
 async def scene() -> AsyncIterator[Scene]:
-    async with opened(0.0) as made:
+    async with opened() as made:
         yield made
 
 
@@ -208,10 +208,26 @@ async def test_what_the_engine_refuses_is_passed_on_and_no_longer_in_flight(scen
 
 async def test_a_round_trip_takes_as_long_as_it_is_said() -> None:
     loop = asyncio.get_running_loop()
-    async with opened(0.1) as scene:
+    async with opened(network_s=0.05, service_s=0.05) as scene:
         started = loop.time()
         await scene.passes("PutItem", put("a"))
         assert loop.time() - started >= 0.1
+        async with scene.in_flight("PutItem", put("a")):
+            started = loop.time()
+            status, _ = await scene.call("TransactGetItems", reading("a"))
+            assert status == 400
+            assert loop.time() - started >= 0.1, "a refusal is no faster"
+
+
+async def test_an_item_is_in_flight_while_the_service_takes_its_time() -> None:
+    async with opened(service_s=0.2) as scene:
+        first = asyncio.create_task(scene.call("TransactWriteItems", writing("a")))
+        while not (await scene.counts()).requests:
+            await asyncio.sleep(0)
+        status, answer = await scene.call("TransactWriteItems", writing("a"))
+        assert (status, answer["CancellationReasons"][0]["Code"]) == (400, "TransactionConflict")
+        assert await scene.engine.release() == "TransactWriteItems"
+        assert (await first)[0] == 200
 
 
 async def test_requests_conflicts_and_units_are_counted_between_two_moments(scene: Scene) -> None:
@@ -238,7 +254,7 @@ async def test_units_are_those_of_the_meter() -> None:
     rooms = {"desk-1": ["max", "cleo"], "desk-2": ["max", "carl"]}
     async with dynamo_tables() as address:
         assert address.endpoint is not None
-        proxy = AwsLikeProxy(address.endpoint, TABLES, round_trip_s=0.0)
+        proxy = AwsLikeProxy(address.endpoint, TABLES, network_s=0.0, service_s=0.0)
         async with proxy.listening() as url:
             proxied = msgspec.structs.replace(address, endpoint=url)
             with metering() as meter:
