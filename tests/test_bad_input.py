@@ -27,13 +27,13 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from tests.api.conftest import Answer, Site, open_site, site
+from tests.api.conftest import Answer, Site, open_site, site, store_url
 from tests.command_line import run_tidings, running_service
 from tidings.api.decoding import BODY_BYTES_MAX
 from tidings.delivery.websocket import INBOUND_BYTES_MAX
 from tidings.storage.tables import TABLES
 
-__all__ = ["open_site", "site"]
+__all__ = ["open_site", "site", "store_url"]
 
 JSON = {"Content-Type": "application/json"}
 PROBLEM = "application/problem+json"
