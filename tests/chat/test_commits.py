@@ -11,6 +11,7 @@ import pytest
 import pytest_asyncio
 
 from tests.chat.moments import watching
+from tests.people.clocks import START_MS
 from tests.stores import EVERY_STORE, StoreKind, open_store, sized
 from tidings.chat import commands, fanouts
 from tidings.chat.audit import audit
@@ -121,7 +122,7 @@ class Now:
     """A clock that tests move."""
 
     def __init__(self) -> None:
-        self.ms = 1_700_000_000_000
+        self.ms = START_MS
 
     def __call__(self) -> int:
         return self.ms
