@@ -7,7 +7,7 @@ COMPILE := CUSTOM_COMPILE_COMMAND="make requirements" $(BIN)/pip-compile --quiet
 	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run check test quick bench costs requirements clean
+.PHONY: help demo run check test quick bench hotspots costs requirements clean
 
 help: ## what there is
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ quick: .venv/ready-dev ## the tests that take less than a minute
 
 bench: .venv/ready-dev ## the speed table, appended to docs/benchmarks.md
 	$(BIN)/tidings bench
+
+hotspots: .venv/ready-dev ## two hot spots against the plain way, into docs/hot-spots.md; seven minutes
+	$(BIN)/python -m benchmarks.hot_spots --document docs/hot-spots.md
 
 costs: .venv/ready-dev ## measure what every call costs, into docs/costs.md
 	$(BIN)/python -m tests.costs_page
