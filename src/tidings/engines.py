@@ -74,7 +74,7 @@ def priced(engine: Store, address: StoreAddress) -> tuple[Store, CostSource]:
     """
     if isinstance(address, DynamoAddress) and address.is_aws:
         return engine, "consumed"
-    return MeteredStore(engine), "metered"
+    return MeteredStore(engine, is_near=isinstance(address, SqliteAddress)), "metered"
 
 
 @asynccontextmanager

@@ -149,7 +149,8 @@ class Commits:
         self._publish = publish
         self._queues: dict[tuple[str, str], deque[_Waiting]] = {}
         self._unanswered: deque[_Waiting] = deque()
-        """Everybody who waits or did so lately, in the order of their deadlines."""
+        """Everybody who waits, and who was answered after somebody who does, by deadline."""
+        self._is_expiry_due = False
         self._turns: deque[_Turn] = deque()
         self._busy: set[str] = set()
         self._rooms: OrderedDict[str, _KnownRoom] = OrderedDict()
@@ -183,9 +184,13 @@ class Commits:
             return answer
         waiting = _Waiting(command, answer, current_meter(), loop.time() + WAIT_S_MAX)
         queue.append(waiting)
-        if not self._unanswered:
+        unanswered = self._unanswered
+        while unanswered and unanswered[0].answer.done():
+            unanswered.popleft()
+        unanswered.append(waiting)
+        if not self._is_expiry_due:
+            self._is_expiry_due = True
             loop.call_later(WAIT_S_MAX, self._expire)
-        self._unanswered.append(waiting)
         self._pump_soon()
         return answer
 
@@ -197,6 +202,7 @@ class Commits:
             answer = unanswered.popleft().answer
             if not answer.done():
                 answer.set_exception(Unavailable("This took too long; try it again."))
+        self._is_expiry_due = bool(unanswered)
         if unanswered:
             loop.call_later(max(EXPIRY_PAUSE_S, unanswered[0].deadline - loop.time()), self._expire)
 

@@ -58,3 +58,7 @@ class Remembered:
         """Nothing is known any more of what these writes name."""
         for write in writes:
             self._items.pop((write.table.name, write_key(write)), None)
+
+    def clear(self) -> None:
+        """Nothing is known any more."""
+        self._items.clear()
