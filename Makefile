@@ -27,8 +27,8 @@ check: .venv/ready-dev ## format, lint, strict types, import rules
 test: .venv/ready-dev ## all tests
 	$(BIN)/pytest
 
-quick: .venv/ready-dev ## the tests that take less than a minute
-	$(BIN)/pytest -m "not slow"
+quick: .venv/ready-dev ## the fast tests, on the embedded store alone; a minute or two
+	TIDINGS_TEST_STORES=sqlite $(BIN)/pytest -m "not slow" -n 2
 
 bench: .venv/ready-dev ## the speed table, appended to docs/benchmarks.md
 	$(BIN)/tidings bench
