@@ -110,9 +110,10 @@ two; its size is that of what the index holds.
 batch of writes, 1 MB in a page.
 - Refused writes are charged like the others, but for their indexes.
 - The meter knows what a write replaces by remembering what was read and written through it, \
-10,000 items at most; it asks the store only about an item that it has never seen. So on a store \
-over a network the price of a message costs no request. A figure can be off where another node \
-changed an item since: by a KB that was begun or by an index entry that was there already. \
+10,000 items at most; it asks the store only about an item that it does not know. On the embedded \
+store, where asking is cheap, a write that nobody meters makes it forget. On a store over a \
+network the price of a message costs no request. A figure can be off where another node changed an \
+item since: by a KB that was begun or by an index entry that was there already. \
 Commits read such items anew, since their conditions fail.
 - On AWS the units are those that the answers report. A refused write reports none, so the price \
 of a reply leaves it out there.
