@@ -250,6 +250,25 @@ PRESENCE = Table(
     expires="expires_at",
 )
 
+MOVES = Table(
+    name="moves",
+    partition="part",
+    sort="item",
+    fields={
+        "part": str,
+        "item": str,
+        "epoch": int,
+        "stage": str,
+        "decides": str,
+        "wanted": str,
+        "fence": int,
+        "holder": str,
+        "beat": int,
+        "position": list,
+        "data": dict,
+    },
+)
+
 TABLES: tuple[Table, ...] = (
     SECRETS,
     WORKSPACES,
@@ -267,6 +286,7 @@ TABLES: tuple[Table, ...] = (
     LEASES,
     SCHEDULE,
     PRESENCE,
+    MOVES,
 )
 
 

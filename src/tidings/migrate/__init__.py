@@ -1,0 +1,1 @@
+"""Moving a running service from one store to another, and back."""
