@@ -51,6 +51,9 @@ EntryType = Literal[
 COUNTABLE_TYPES = frozenset({"text", "audio", "campaign"})
 """Types that count as unread, never for their sender."""
 
+MEDIA_TYPE_PATTERN = r"^[a-z0-9][a-z0-9!#$&^_.+-]*/[a-z0-9][a-z0-9!#$&^_.+-]*(?!\n)$"
+"""Type and subtype in small letters, without parameters (RFC 6838)."""
+
 Seq = Annotated[int, Meta(ge=1, le=SEQ_MAX)]
 Text = Annotated[str, Meta(min_length=1)]
 Name = Annotated[str, Meta(min_length=1, max_length=NAME_CHARACTERS_MAX)]
@@ -59,6 +62,24 @@ Timestamp = Annotated[str, Meta(description="RFC 3339, UTC, milliseconds")]
 Count = Annotated[int, Meta(ge=0)]
 
 # --- replies -----------------------------------------------------------------------------------
+
+
+class Attachment(Struct, frozen=True):
+    """A file that an entry links to. The links need the reader's credential, as all calls do."""
+
+    blob_id: str
+    name: str
+    type: str
+    """As its uploader said; what is not a known picture, sound or film comes as a download."""
+    size: Count
+    """Bytes."""
+    url: str
+    """Redirects to the bytes for a short time; relative to the service."""
+    width: int | None = None
+    """Of a picture, in pixels, upright."""
+    height: int | None = None
+    thumbnail_url: str | None = None
+    """There for pictures: at most 480 pixels wide and high."""
 
 
 class Entry(Struct, frozen=True):
@@ -72,7 +93,7 @@ class Entry(Struct, frozen=True):
     created_at: Timestamp
     client_id: str | None = None
     text: str | None = None
-    blobs: list[str] = []
+    blobs: list[Attachment] = []
     reply_to: int | None = None
     mentions: list[str] = []
     reactions: dict[str, list[str]] = {}
@@ -306,6 +327,28 @@ class SyncReply(Struct, frozen=True):
     """There when read marks moved: the whole list; a room that is not in it is read."""
 
 
+class Upload(Struct, frozen=True):
+    """Where and how the bytes are to be sent, all at once."""
+
+    method: str
+    url: str
+    headers: dict[str, str]
+
+
+class NewBlob(Struct, frozen=True):
+    """A blob that waits for its bytes."""
+
+    blob_id: str
+    upload: Upload
+
+
+class BlobLink(Struct, frozen=True):
+    """A link that works without a credential, for a short time."""
+
+    url: str
+    expires_at: Timestamp
+
+
 # --- requests ----------------------------------------------------------------------------------
 
 
@@ -318,6 +361,14 @@ class PostMessage(Struct, frozen=True, forbid_unknown_fields=True):
     reply_to: Seq | None = None
     mentions: Annotated[list[Id], Meta(max_length=MENTIONS_MAX)] = []
     as_user: Id | None = None
+
+
+class CreateBlob(Struct, frozen=True, forbid_unknown_fields=True):
+    """A file to upload: its name, its media type, and how many bytes it has."""
+
+    name: Name
+    type: Annotated[str, Meta(max_length=127, pattern=MEDIA_TYPE_PATTERN)]
+    size: Annotated[int, Meta(ge=1)]
 
 
 class EditMessage(Struct, frozen=True, forbid_unknown_fields=True):

@@ -126,6 +126,30 @@ def may_moderate(caller: Caller) -> bool:
     return acts_for_workspace(caller) or (caller.kind == "session" and caller.role == "admin")
 
 
+# Blobs. A room's entries let its readers read what they link to.
+
+
+def require_upload(caller: Caller) -> None:
+    """Whether the caller may upload files: every session, and API keys for messages."""
+    if not (caller.kind == "session" or is_uploading_key(caller)):
+        raise Forbidden("This needs a session, or an API key with the scope messages.")
+
+
+def is_uploading_key(caller: Caller) -> bool:
+    """Whether the caller is an API key that posts; what one uploads is all such keys' to attach."""
+    return caller.kind == "api_key" and "messages" in caller.scopes
+
+
+def is_uploader(caller: Caller, uploader_id: str | None) -> bool:
+    """Whether the caller uploaded a file; None stands for the workspace's API keys.
+
+    The uploader may attach it, and look at it while no entry links to it.
+    """
+    if uploader_id is None:
+        return is_uploading_key(caller)
+    return caller.kind == "session" and caller.user_id == uploader_id
+
+
 # Rooms.
 
 

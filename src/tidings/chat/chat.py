@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
+from tidings.chat.attachments import Attachable, no_blobs
 from tidings.chat.commits import Commits
 from tidings.chat.erasures import Erasures
 from tidings.chat.inboxes import Inboxes
@@ -25,7 +26,8 @@ class Chat:
 
     `publish(workspace, updates)` tells what a commit changed, `signal(workspace, users, frame)`
     sends what is not stored, `signal_role(workspace, roles, frame)` the same to users by role;
-    `ensure_stored(caller)` stores an anonymous customer who opens a room (async). `cluster` is this
+    `ensure_stored(caller)` stores an anonymous customer who opens a room (async), `attachable` looks
+    up the blobs that a message links to. `cluster` is this
     node among others, started and stopped by whoever made it; where it is left out, one of its own
     that the others don't see.
     """
@@ -43,13 +45,14 @@ class Chat:
         cluster: Cluster | None = None,
         signal_role: SignalRole | None = None,
         ensure_stored: Callable[[Caller], Awaitable[None]] = all_are_stored,
+        attachable: Attachable = no_blobs,
     ) -> None:
         self.cluster = cluster = cluster or Cluster(store, clock, ids)
         self.commits = Commits(store, clock, publish, cluster.nodes)
         self.inboxes = Inboxes(store, cursors, users)
         self.waiting = Waiting(store, clock, ids, self.commits, cluster.schedule, signal_role)
         self.commits.on_room_changed = self.waiting.on_room_changed
-        self.messages = Messages(store, clock, ids, users, self.commits)
+        self.messages = Messages(store, clock, ids, users, self.commits, attachable)
         self.erasures = Erasures(store, clock, users, self.commits, cluster.leases)
         self.rooms = Rooms(
             store,

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from tidings import wire
+from tidings.chat.attachments import Stored
 from tidings.chat.rows import RoomRow
 from tidings.chat.updates import PostedEntry
 
@@ -25,7 +26,10 @@ class Post(msgspec.Struct, frozen=True):
     at: int
     text: str | None = None
     type: wire.EntryType = "text"
-    blobs: list[str] = []
+    blobs: list[Stored] = []
+    unfit_blobs: tuple[str, ...] = ()
+    """Blobs that the author may not attach, or that are not there: the message is refused, unless
+    it was accepted before."""
     reply_to: int | None = None
     mentions: list[str] = []
     receipt_expires_at: int | None = None
@@ -243,14 +247,20 @@ def items_max(command: Command, *, is_inline: bool, is_shut: bool) -> int:
     `is_shut` says that the room may be snoozed or closed when the command's turn comes.
     """
     match command:
-        case Post(is_joining=True):
-            return 8  # two or three entries, a receipt, member, inbox, badge, fan-out
-        case Post(is_reopening=True) if is_shut:
-            return 4  # two entries, a receipt, the end of the snooze in the schedule
-        case Post() | Edit() | Remove() | React():
+        case Post(is_joining=True, blobs=blobs):
+            # two or three entries, a receipt, member, inbox, badge, fan-out
+            return 8 + 2 * len(blobs)
+        case Post(is_reopening=True, blobs=blobs) if is_shut:
+            # two entries, a receipt, the end of the snooze in the schedule
+            return 4 + 2 * len(blobs)
+        case Post(blobs=blobs):
+            return 2 + 2 * len(blobs)
+        case Edit() | React():
             return 2
+        case Remove():
+            return 3  # the blobs that it lets go of are in the schedule
         case Erase(seqs=seqs):
-            return len(seqs)
+            return 2 * len(seqs)
         case Read() | Mute():
             return 0 if is_inline else 2
         case Join() | Leave():

@@ -448,7 +448,9 @@ class Commits:
             except ConditionFailed as failed:
                 if await self._answer_repeated(batch, plan, failed.failures, pending):
                     self.nudge(batch.workspace, list(badges))
-                if any(failure.index not in plan.receipts for failure in failed.failures):
+                self._refuse_unattached(plan, failed.failures, pending)
+                known = plan.receipts.keys() | plan.attached.keys()
+                if any(failure.index not in known for failure in failed.failures):
                     await self._forget_and_pause(batch, remembered, attempt)
             except Torn:
                 await self._forget_and_pause(batch, remembered, attempt)
@@ -547,6 +549,17 @@ class Commits:
                 await self._answer_again(batch, post, failure.item, pending)
                 found = True
         return found
+
+    def _refuse_unattached(
+        self, plan: Plan, failures: Sequence[Failure], pending: Mapping[str, list[_Waiting]]
+    ) -> None:
+        """Let the next plan refuse posts whose blobs went meanwhile."""
+        for failure in failures:
+            for post in plan.attached.get(failure.index, ()):
+                unfit = tuple(blob["blob_id"] for blob in post.blobs)
+                for one in (one for waiting in pending.values() for one in waiting):
+                    if one.command is post:
+                        one.command = msgspec.structs.replace(post, unfit_blobs=unfit)
 
     async def _answer_again(
         self, batch: _Batch, post: Post, receipt: Item, pending: Mapping[str, list[_Waiting]]

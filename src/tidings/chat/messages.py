@@ -12,6 +12,7 @@ import msgspec
 
 from tidings import wire
 from tidings.chat import access, ranges
+from tidings.chat.attachments import Attachable, Fitness, no_blobs
 from tidings.chat.audit import RECEIPT_LIFE_S
 from tidings.chat.commands import Edit, Post, Posted, React, Read, ReadMark, Remove
 from tidings.chat.commits import Commits
@@ -62,8 +63,15 @@ class Messages:
     """The messages of all rooms, as far as a caller may."""
 
     def __init__(
-        self, store: Store, clock: Clock, ids: IdMaker, users: Users, commits: Commits
+        self,
+        store: Store,
+        clock: Clock,
+        ids: IdMaker,
+        users: Users,
+        commits: Commits,
+        attachable: Attachable = no_blobs,
     ) -> None:
+        self._attachable = attachable
         self._store = store
         self._clock = clock
         self._ids = ids
@@ -92,6 +100,9 @@ class Messages:
         author = caller if body.as_user is None else await self._named(caller, body.as_user)
         author_id = author.user_id or ""
         room, own = await self._look(caller, room_id, author_id)
+        fitness = Fitness()
+        if body.blobs:
+            fitness = await self._attachable(caller, author, body.blobs)
         now_ms = self._clock()
         command = Post(
             sender_id=author_id,
@@ -100,6 +111,8 @@ class Messages:
             entry_id=self._ids.new("ent"),
             at=now_ms,
             text=body.text,
+            blobs=fitness.blobs,
+            unfit_blobs=fitness.unfit,
             reply_to=body.reply_to,
             mentions=body.mentions,
             receipt_expires_at=now_ms // 1000 + RECEIPT_LIFE_S,
@@ -171,6 +184,21 @@ class Messages:
             found = await _read(self._store, room, first, last)
             items += [entry_to_wire(item, room_id) for item in found]
         return wire.EntryList(items, room.head)
+
+    async def shows(self, caller: Caller, room_id: str, seqs: Sequence[int], blob_id: str) -> bool:
+        """Whether the caller sees one of these entries of the room, and it links to the blob."""
+        try:
+            room, own = await self._visible(caller, room_id)
+        except NotFound:
+            return False
+        first = access.first_visible_seq(room, own)
+        keys = [(room.key, seq) for seq in seqs if seq >= first]
+        entries = await self._store.get_many(ENTRIES, keys) if keys else ()
+        return any(
+            blob["blob_id"] == blob_id
+            for entry in entries
+            for blob in (entry or {}).get("blobs") or ()
+        )
 
     async def edit(
         self, caller: Caller, room_id: str, seq: int, body: wire.EditMessage
@@ -309,11 +337,11 @@ def _checked(body: wire.PostMessage) -> str:
     """The client_id of a message that may be posted. Raises ValidationFailed, TooLarge."""
     if body.client_id is None:
         raise _refused("client_id", "It is missing.")
-    if body.blobs:
-        raise _refused("blobs", "This service does not store blobs yet.")
-    if body.text is None:
-        raise _refused("text", "A message needs a text.")
-    _check_text(body.text)
+    if len(set(body.blobs)) < len(body.blobs):
+        raise _refused("blobs", "One of them is there more than once.")
+    if body.text is None and not body.blobs:
+        raise _refused("text", "A message needs a text, or blobs.")
+    _check_text(body.text or "")
     return body.client_id
 
 

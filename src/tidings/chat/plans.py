@@ -20,6 +20,7 @@ import msgspec
 
 from tidings import wire
 from tidings.chat import commands, marks
+from tidings.chat.attachments import LEFT_BLOBS, left_subject, plan_attached, plan_holding
 from tidings.chat.commands import FOUNDERS_INLINE_MAX, Command, Posted, ReadMark
 from tidings.chat.rows import (
     WAKING,
@@ -84,6 +85,8 @@ class Plan(msgspec.Struct):
     """What each command is answered once the writes are durable: a value or a TidingsError."""
     receipts: dict[int, commands.Post] = {}
     """Index of a receipt's write to the post that it belongs to."""
+    attached: dict[int, list[commands.Post]] = {}
+    """Index of a blob's write to the posts that link to it."""
     refused: list[tuple[str, commands.Post]] = []
     """Posts that can't be done now, with their room's key; one accepted before is still so."""
     unproven: list[tuple[str, Command]] = []
@@ -139,7 +142,10 @@ def _preview(row: Participation, entry: Item) -> None:
 
 
 def _preview_of(entry: Item) -> str | None:
+    """How the text begins; of a message without one, what its first file is called."""
     text: str | None = entry.get("text")
+    if text is None and entry.get("blobs"):
+        text = entry["blobs"][0]["name"]
     return None if text is None else text[: wire.PREVIEW_CHARACTERS_MAX]
 
 
@@ -223,6 +229,8 @@ class _RoomPlan:
         self.changed: dict[int, dict[str, Any]] = {}
         self.receipts: dict[str, _Receipt] = {}
         self.receipt_posts: list[tuple[Item, commands.Post]] = []
+        self.attaching: list[tuple[int, commands.Post]] = []
+        self.letting_go: dict[int, int] = {}
         self.joined: dict[str, Item] = {}
         self.left: set[str] = set()
         self.read: set[str] = set()
@@ -376,6 +384,9 @@ class _RoomPlan:
         for user_id in c.mentions:
             if not self.is_member(user_id) and user_id != c.sender_id:
                 raise _refused("mentions", f"{user_id} is not a member of this room.")
+        if c.unfit_blobs:
+            unfit = ", ".join(c.unfit_blobs)
+            raise _refused("blobs", f"There is nothing to attach under {unfit}.")
         if not self.is_member(c.sender_id):
             self.enter(c.sender_id, c.sender_id, f"{c.entry_id}.j", c.at, "member")
         item: Item = {
@@ -393,6 +404,8 @@ class _RoomPlan:
         if c.mentions:
             item["mentions"] = c.mentions
         posted = self.append(item)
+        if c.blobs:
+            self.attaching.append((item["seq"], c))
         self.receipts[c.receipt] = _Receipt(c.body_hash, posted)
         receipt: Item = {
             "room": item["room"],
@@ -437,16 +450,16 @@ class _RoomPlan:
         }
         seq = self.note(c.entry_id, "deleted", c.actor_id, c.at, data)
         self._renew_previews(c.seq, None)
-        return self.change(
-            c.seq,
-            {
-                "text": None,
-                "blobs": None,
-                "reactions": None,
-                "deleted_at": c.at,
-                "deleted_seq": seq,
-            },
-        )
+        fields = {"deleted_at": c.at, "deleted_seq": seq}
+        return self.change(c.seq, self._emptied(c.seq, target, c.at) | fields)
+
+    def _emptied(self, seq: int, entry: Item, at: int) -> dict[str, Any]:
+        """The fields that take an entry's content away, and let go of its blobs."""
+        fields: dict[str, Any] = {"text": None, "blobs": None, "reactions": None}
+        if entry.get("blobs"):
+            fields["left_blobs"] = [blob["blob_id"] for blob in entry["blobs"]]
+            self.letting_go[seq] = at
+        return fields
 
     def _renew_previews(self, seq: int, preview: str | None) -> None:
         """Carry a changed text into the inline members' previews of it."""
@@ -459,15 +472,8 @@ class _RoomPlan:
         entries = {seq: self.entry(seq) for seq in c.seqs}
         self.there.epoch += 1
         for seq, entry in entries.items():
-            self.change(
-                seq,
-                {
-                    "text": None,
-                    "blobs": None,
-                    "reactions": None,
-                    "data": {**(entry.get("data") or {}), "erased": True},
-                },
-            )
+            data = {**(entry.get("data") or {}), "erased": True}
+            self.change(seq, self._emptied(seq, entry, c.at) | {"data": data})
             self._renew_previews(seq, None)
         return len(c.seqs)
 
@@ -730,6 +736,7 @@ def plan_commit(
             rooms.append(planned)
     for planned in rooms:
         _write_room(plan, planned, node_id)
+    _write_blobs(plan, workspace, rooms)
     _write_users(plan, workspace, rooms, badges)
     _complete_reads(plan, asked, badges)
     _note_unproven(plan, asked)
@@ -787,6 +794,23 @@ def _write_room(plan: Plan, planned: _RoomPlan, node_id: str) -> None:
         writes.append(Update(ROOMS, (room.key,), set=changes, when=tuple(seen)))
     _write_fanout(plan, planned, room, node_id)
     _write_waking(plan, before, room)
+
+
+def _write_blobs(plan: Plan, workspace: str, rooms: Sequence[_RoomPlan]) -> None:
+    """Blobs that entries link to are held by them, and those that were let go of are looked at."""
+    posts: dict[str, list[commands.Post]] = {}
+    for planned in rooms:
+        for seq, post in planned.attaching:
+            for blob in post.blobs:
+                blob_id = blob["blob_id"]
+                plan.writes.append(plan_holding(workspace, planned.room_id, seq, blob_id))
+                posts.setdefault(blob_id, []).append(post)
+        for seq, at in planned.letting_go.items():
+            subject = left_subject(planned.there.key, seq)
+            plan.writes.append(plan_due(LEFT_BLOBS, subject, at, seq))
+    for blob_id, attaching in posts.items():  # an item is written once in a transaction
+        plan.attached[len(plan.writes)] = attaching
+        plan.writes.append(plan_attached(workspace, blob_id, len(attaching)))
 
 
 def _write_waking(plan: Plan, before: RoomRow | None, room: RoomRow) -> None:

@@ -8,6 +8,7 @@ from zlib import crc32
 import msgspec
 
 from tidings import wire
+from tidings.chat.attachments import attachment_to_wire
 from tidings.chat.marks import Marks
 from tidings.clock import rfc3339
 from tidings.storage.interface import Item
@@ -265,7 +266,7 @@ def entry_to_wire(item: Item, room_id: str) -> wire.Entry:
         rfc3339(item["created_at"]),
         get("client_id"),
         get("text"),
-        get("blobs") or [],
+        [attachment_to_wire(blob, room_id) for blob in get("blobs") or ()],
         get("reply_to"),
         get("mentions") or [],
         get("reactions") or {},

@@ -151,6 +151,7 @@ ENTRIES = Table(
         "client_id": str,
         "text": str,
         "blobs": list,
+        "left_blobs": list,
         "reply_to": int,
         "mentions": list,
         "reactions": dict,
@@ -250,6 +251,26 @@ PRESENCE = Table(
     expires="expires_at",
 )
 
+BLOBS = Table(
+    name="blobs",
+    partition="blob",
+    sort="place",
+    fields={
+        "blob": str,
+        "place": str,
+        "state": str,
+        "uploader_id": str,
+        "name": str,
+        "type": str,
+        "size": int,
+        "width": int,
+        "height": int,
+        "has_thumbnail": bool,
+        "attached": int,
+        "created_at": int,
+    },
+)
+
 MOVES = Table(
     name="moves",
     partition="part",
@@ -286,6 +307,7 @@ TABLES: tuple[Table, ...] = (
     LEASES,
     SCHEDULE,
     PRESENCE,
+    BLOBS,
     MOVES,
 )
 
@@ -298,3 +320,8 @@ def room_key(workspace: str, room_id: str) -> str:
 def user_key(workspace: str, user_id: str) -> str:
     """The partition of a user's rows."""
     return f"{workspace}#{user_id}"
+
+
+def blob_key(workspace: str, blob_id: str) -> str:
+    """The partition of a blob's rows."""
+    return f"{workspace}#{blob_id}"
