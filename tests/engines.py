@@ -55,6 +55,18 @@ def engine_address() -> DynamoAddress:
     return DynamoAddress("us-east-1", endpoint=named or _start_ministack())
 
 
+@cache
+def s3_endpoint() -> str:
+    """What speaks the API of S3: the same process, unless the tests' DynamoDB is another's."""
+    return _start_ministack() if os.environ.get("TIDINGS_TEST_DYNAMODB") else _endpoint()
+
+
+def _endpoint() -> str:
+    endpoint = engine_address().endpoint
+    assert endpoint is not None
+    return endpoint
+
+
 def _start_ministack() -> str:
     folder = tempfile.mkdtemp(prefix="ministack-")
     port = free_port()
@@ -65,7 +77,7 @@ def _start_ministack() -> str:
         "S3_DATA_DIR": folder,
         "BIND_HOST": "127.0.0.1",
         "GATEWAY_PORT": str(port),
-        "SERVICES": "dynamodb",
+        "SERVICES": "dynamodb,s3",
         "SFTP_ENABLED": "0",
         "IOT_MTLS_ENABLED": "0",
         "LOG_LEVEL": "ERROR",

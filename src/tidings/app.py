@@ -27,11 +27,23 @@ from tidings.api.endpoints import Section
 from tidings.api.features import Features
 from tidings.api.protocol import Runner
 from tidings.api.sections import SECTIONS
+from tidings.blobs.blobs import Blobs
+from tidings.blobs.files import FileShelf
+from tidings.blobs.shelves import Shelf
+from tidings.chat.attachments import Fitness
 from tidings.chat.chat import Chat
 from tidings.clock import Clock, system_clock
 from tidings.cluster.cluster import Cluster
 from tidings.cluster.nodes import Nodes
-from tidings.config import LOCAL_BUS, SettingRefused, Settings, SqliteAddress
+from tidings.config import (
+    LOCAL_BUS,
+    BlobsAddress,
+    FilesAddress,
+    S3Address,
+    SettingRefused,
+    Settings,
+    SqliteAddress,
+)
 from tidings.cursors import Cursors
 from tidings.delivery import queues
 from tidings.delivery.bus import Bus, LocalBus
@@ -44,6 +56,7 @@ from tidings.engines import open_engine, priced
 from tidings.errors import Unavailable, ValidationFailed
 from tidings.ids import IdMaker
 from tidings.metrics import Metrics
+from tidings.people.callers import Caller
 from tidings.people.limits import Policy, parse_policy
 from tidings.people.people import People
 from tidings.storage.faults import read_profile
@@ -144,6 +157,9 @@ async def open_app(
         async def erase(workspace: str, user_id: str) -> None:
             await chat.erase(workspace, user_id)
 
+        async def attachable(caller: Caller, author: Caller, blob_ids: Sequence[str]) -> Fitness:
+            return await blobs.attachable(caller, author, blob_ids)
+
         people = People(
             store,
             clock,
@@ -168,7 +184,11 @@ async def open_app(
             cluster=cluster,
             signal_role=hub.signal_role,
             ensure_stored=people.credentials.ensure_stored,
+            attachable=attachable,
         )
+        shelf = _shelf(settings.blobs_address, cursors, clock)
+        stack.push_async_callback(shelf.close)
+        blobs = Blobs(store, shelf, clock, ids, chat.messages, cluster.schedule)
         chat.commits.on_committed = metrics.commit
         chat.commits.nudge = hub.nudge
         syncs = Syncs(store, cursors, people.credentials, hub)
@@ -188,6 +208,7 @@ async def open_app(
             credentials=people.credentials,
             limits=people.limits,
             chat=chat,
+            blobs=blobs,
             syncs=syncs,
             sockets=sockets,
             events=Events(hub, syncs),
@@ -354,6 +375,17 @@ def _bus(settings: Settings, cursors: Cursors, node_id: str, metrics: Metrics) -
         "tidings_bus_connected", "Whether other nodes are heard: 1 or 0.", lambda: bus.is_connected
     )
     return bus
+
+
+def _shelf(address: BlobsAddress, cursors: Cursors, clock: Clock) -> Shelf:
+    """Where the bytes of files are."""
+    match address:
+        case FilesAddress(folder):
+            return FileShelf(folder, cursors, clock)
+        case S3Address():
+            from tidings.blobs.s3 import BucketShelf  # takes as long as DynamoDB's to import
+
+            return BucketShelf(address, clock)
 
 
 def _policy(settings: Settings) -> Policy | None:

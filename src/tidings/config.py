@@ -19,6 +19,7 @@ AWS_HOSTS = (".amazonaws.com", ".amazonaws.com.cn", ".api.aws")
 """How the names of AWS's hosts end, those of private endpoints too."""
 
 _REGION = re.compile(r"[a-z0-9-]{1,40}")
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _PREFIX = re.compile(r"[A-Za-z0-9_-]{1,40}")
 
 LogForm = Literal["auto", "json", "console", "off"]
@@ -62,12 +63,39 @@ class DynamoAddress(msgspec.Struct, frozen=True):
 StoreAddress: TypeAlias = SqliteAddress | DynamoAddress
 
 
+class FilesAddress(msgspec.Struct, frozen=True):
+    """The folder of files that entries link to; one that all nodes reach."""
+
+    folder: Path
+
+
+class S3Address(msgspec.Struct, frozen=True):
+    """A bucket of S3, or of what speaks its API."""
+
+    bucket: str
+    region: str = "us-east-1"
+    endpoint: str | None = None
+    """None for AWS itself, by the region's own name."""
+
+    @property
+    def is_aws(self) -> bool:
+        """Whether AWS itself is there."""
+        host = urlsplit(self.endpoint or "").hostname or ""
+        return self.endpoint is None or host.endswith(AWS_HOSTS)
+
+
+BlobsAddress: TypeAlias = FilesAddress | S3Address
+PushTargets = Literal["public", "loopback", "off"]
+
+
 class Settings(msgspec.Struct, frozen=True):
     """What one service needs to know. Each comes from an option or from `TIDINGS_<NAME>`."""
 
     store: str = "sqlite:///tidings.db"
     bus: str = LOCAL_BUS
-    blobs: str = "file:///tidings-blobs"
+    blobs: str = "file:tidings-blobs"
+    push: PushTargets = "public"
+    """Where web push may go: to public addresses by HTTPS; for tests to this machine as well."""
     host: str = "127.0.0.1"
     port: Annotated[int, msgspec.Meta(ge=0, le=65_535)] = 8080
     """0 picks a free one."""
@@ -84,10 +112,7 @@ class Settings(msgspec.Struct, frozen=True):
             raise SettingRefused(
                 f"bus: {_scheme(self.bus)} is not available; use local: or redis://host:port"
             )
-        if urlsplit(self.blobs).scheme != "file":
-            raise SettingRefused(
-                f"blobs: {_scheme(self.blobs)} is not available in this version; use file:///dir"
-            )
+        self.blobs_address  # noqa: B018  # likewise
 
     @property
     def store_address(self) -> StoreAddress:
@@ -104,6 +129,52 @@ class Settings(msgspec.Struct, frozen=True):
                     f"store: {_scheme(self.store)} is not available; "
                     "use sqlite:///path.db or dynamodb://REGION"
                 )
+
+    @property
+    def blobs_address(self) -> BlobsAddress:
+        """The files: `file:///dir` is an absolute folder (RFC 8089), `file:dir` a relative one;
+        `s3://bucket?region=REGION&endpoint=URL`, both parts optional, is S3.
+        """
+        match urlsplit(self.blobs).scheme:
+            case "file":
+                return _files_address(self.blobs)
+            case "s3":
+                return _s3_address(self.blobs)
+            case _:
+                raise SettingRefused(
+                    f"blobs: {_scheme(self.blobs)} is not available; use file:///dir or s3://bucket"
+                )
+
+
+def _files_address(url: str) -> FilesAddress:
+    address = urlsplit(url)
+    path = unquote(address.path)
+    if address.netloc or address.query or address.fragment or not path.strip("/"):
+        raise SettingRefused("blobs: write file:///dir, or file:dir for a relative path")
+    return FilesAddress(Path(path))
+
+
+def _s3_address(url: str) -> S3Address:
+    address = urlsplit(url)
+    try:
+        parts = parse_qsl(address.query, keep_blank_values=True, strict_parsing=bool(address.query))
+    except ValueError:
+        parts = [("", "")]
+    options = dict(parts)
+    region, endpoint = options.pop("region", "us-east-1"), options.pop("endpoint", None)
+    if (
+        options
+        or address.path not in ("", "/")
+        or not _BUCKET.fullmatch(address.netloc)
+        or not _REGION.fullmatch(region)
+        or not (endpoint is None or _is_endpoint(endpoint))
+    ):
+        raise SettingRefused("blobs: write s3://bucket?region=REGION&endpoint=https://host")
+    return S3Address(address.netloc, region, endpoint)
+
+
+def _is_endpoint(url: str) -> bool:
+    return urlsplit(url).scheme in ("http", "https") and bool(urlsplit(url).hostname)
 
 
 def _sqlite_address(url: str) -> SqliteAddress:
@@ -124,15 +195,12 @@ def _dynamo_address(url: str) -> DynamoAddress:
         parts = [("", "")]
     options = dict(parts)
     prefix, endpoint = options.pop("prefix", PREFIX_DEFAULT), options.pop("endpoint", None)
-    is_endpoint_good = endpoint is None or (
-        urlsplit(endpoint).scheme in ("http", "https") and bool(urlsplit(endpoint).hostname)
-    )
     if (
         options
         or address.path not in ("", "/")
         or not _REGION.fullmatch(address.netloc)
         or not _PREFIX.fullmatch(prefix)
-        or not is_endpoint_good
+        or not (endpoint is None or _is_endpoint(endpoint))
     ):
         raise SettingRefused(
             "store: write dynamodb://REGION?prefix=tidings&endpoint=https://host, "

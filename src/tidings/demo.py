@@ -26,6 +26,7 @@ from tidings.storage.interface import Store
 
 WORKSPACE = "kettlewright"
 CREDENTIALS_FILE = "credentials.json"
+BLOBS_FOLDER = "files"
 STORE_FILE = "demo.db"
 MINUTE_MS = 60_000
 DEVICE = wire.Device(name="demo", platform="command line")
@@ -49,6 +50,7 @@ def run_demo(folder: Path, host: str, port: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     settings = Settings(
         store=f"sqlite:///{quote(str(folder / STORE_FILE))}",
+        blobs=f"file:{quote(str(folder / BLOBS_FOLDER))}",
         host=host,
         port=_usable_port(host, port),
         log="off",

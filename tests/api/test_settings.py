@@ -7,7 +7,16 @@ from pathlib import Path
 import pytest
 
 from tidings.app import open_app
-from tidings.config import DynamoAddress, SettingRefused, Settings, SqliteAddress, read_settings
+from tidings.config import (
+    BlobsAddress,
+    DynamoAddress,
+    FilesAddress,
+    S3Address,
+    SettingRefused,
+    Settings,
+    SqliteAddress,
+    read_settings,
+)
 
 
 def test_an_option_goes_before_the_environment_before_the_default() -> None:
@@ -45,6 +54,22 @@ def test_a_store_is_a_region_with_a_prefix(url: str, address: DynamoAddress) -> 
 
 
 @pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("file:///var/files", FilesAddress(Path("/var/files"))),
+        ("file:my%20files", FilesAddress(Path("my files"))),
+        ("s3://my.bucket", S3Address("my.bucket")),
+        (
+            "s3://bucket?region=eu-west-1&endpoint=http://127.0.0.1:9000",
+            S3Address("bucket", "eu-west-1", "http://127.0.0.1:9000"),
+        ),
+    ],
+)
+def test_files_are_in_a_folder_or_a_bucket(url: str, address: BlobsAddress) -> None:
+    assert Settings(blobs=url).blobs_address == address
+
+
+@pytest.mark.parametrize(
     ("name", "value"),
     [
         ("store", "dynamodb://"),
@@ -60,7 +85,15 @@ def test_a_store_is_a_region_with_a_prefix(url: str, address: DynamoAddress) -> 
         ("store", "sqlite:///"),
         ("store", "sqlite:///a.db?mode=ro"),
         ("bus", "amqp://:sesame@host"),
-        ("blobs", "s3://bucket"),
+        ("blobs", "gs://sesame"),
+        ("blobs", "file://sesame/folder"),
+        ("blobs", "file:"),
+        ("blobs", "s3://"),
+        ("blobs", "s3://bucket/folder"),
+        ("blobs", "s3://key:sesame@bucket"),
+        ("blobs", "s3://bucket?endpoint=sesame"),
+        ("blobs", "s3://bucket?prefix=sesame"),
+        ("push", "loud"),
         ("port", "high"),
         ("port", "65536"),
         ("log", "loud"),

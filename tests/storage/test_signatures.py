@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from unittest.mock import patch
+from urllib.parse import parse_qsl, urlsplit
 
-from botocore.auth import SigV4Auth  # type: ignore[import-untyped]
+from botocore.auth import S3SigV4QueryAuth, SigV4Auth  # type: ignore[import-untyped]
 from botocore.awsrequest import AWSRequest  # type: ignore[import-untyped]
 from botocore.credentials import Credentials  # type: ignore[import-untyped]
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tidings.storage.credentials import Keys
-from tidings.storage.signatures import CONTENT_TYPE, Signer
+from tidings.storage.signatures import CONTENT_TYPE, Signer, signed_link
 
 _text = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=60)
 _moments = st.datetimes(datetime(2020, 1, 1), datetime(2090, 1, 1)).map(  # noqa: DTZ001
@@ -56,3 +57,40 @@ def test_the_derived_key_follows_the_day_and_the_secret() -> None:
             assert signer.headers(keys, "t", b"{}", signed)["authorization"] == signed_by_aws(
                 "localhost:8000", keys, "t", b"{}", signed
             )
+
+
+@given(
+    base=st.sampled_from(("https://b.s3.eu-west-1.amazonaws.com", "http://127.0.0.1:9000/b")),
+    keys=st.builds(Keys, _text, _text, st.none() | _text),
+    method=st.sampled_from(("GET", "PUT", "HEAD", "DELETE")),
+    life_s=st.integers(1, 604_800),
+    headers=st.fixed_dictionaries({}, optional={"Content-Type": _text, "If-None-Match": _text}),
+    query=st.dictionaries(st.sampled_from(("response-content-type", "versionId", "a b")), _text),
+    moment=_moments,
+)
+def test_a_link_is_the_one_that_aws_would_make(
+    base: str,
+    keys: Keys,
+    method: str,
+    life_s: int,
+    headers: dict[str, str],
+    query: dict[str, str],
+    moment: datetime,
+) -> None:
+    url = f"{base}/blob_01a2.thumbnail"
+    link = signed_link(
+        keys,
+        method,
+        url,
+        region="eu-west-1",
+        moment=moment,
+        life_s=life_s,
+        headers=headers,
+        query=query,
+    )
+    request = AWSRequest(method, url, dict(headers), params=dict(query))
+    credentials = Credentials(keys.access_key, keys.secret_key, keys.token)
+    with patch("botocore.auth.get_current_datetime", lambda: moment):
+        S3SigV4QueryAuth(credentials, "s3", "eu-west-1", expires=life_s).add_auth(request)
+    asked, signed = (dict(parse_qsl(urlsplit(each).query)) for each in (link, request.url))
+    assert asked == signed

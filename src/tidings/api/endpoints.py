@@ -116,6 +116,8 @@ class Endpoint(msgspec.Struct, frozen=True):
     media_type: str
     """Of a good reply."""
     headers: tuple[Header, ...]
+    body_media_type: str | None
+    """Of a body that is not JSON and that the endpoint reads itself."""
     is_stream: bool
     """It answers for as long as it likes: its duration is no latency."""
 
@@ -153,6 +155,7 @@ class Section:
         status: int | None = None,
         media_type: str = "application/json",
         headers: tuple[Header, ...] = (),
+        body_media_type: str | None = None,
         is_stream: bool = False,
     ) -> Callable[[EndpointFunction], EndpointFunction]:
         """Declare the decorated function as an endpoint; `status` where it isn't the usual one."""
@@ -180,6 +183,7 @@ class Section:
                     scope=scope,
                     media_type=media_type,
                     headers=headers,
+                    body_media_type=body_media_type,
                     is_stream=is_stream,
                 )
             )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from tidings.blobs.blobs import Blobs
     from tidings.chat.chat import Chat
     from tidings.cluster.nodes import Nodes
     from tidings.delivery.events import Events
@@ -27,6 +28,7 @@ class Features:
     credentials: Credentials
     limits: RateLimits
     chat: Chat
+    blobs: Blobs
     syncs: Syncs
     sockets: Sockets
     events: Events

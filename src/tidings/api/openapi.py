@@ -35,6 +35,7 @@ _STATUS_TEXTS = {
     201: "Made",
     202: "Accepted",
     204: "Done; there is nothing to say",
+    302: "It is where Location says",
 }
 _COST_SOURCE = "`consumed` where the store told the price, `metered` where it was worked out."
 _COST = (
@@ -111,6 +112,9 @@ def _operation(endpoint: Endpoint, parameters: dict[str, Json]) -> Json:
         operation["parameters"] = given
     if endpoint.has_body:
         operation["requestBody"] = _body(endpoint)
+    elif endpoint.body_media_type is not None:
+        content: Json = {endpoint.body_media_type: {"schema": {}}}
+        operation["requestBody"] = {"required": True, "content": content}
     operation["responses"] = _responses(endpoint)
     if endpoint.scope is not None:
         operation["x-scope"] = endpoint.scope
@@ -176,6 +180,8 @@ def _codes(endpoint: Endpoint) -> list[str]:
         codes.append("conflict")
     if endpoint.has_body:
         codes += ["too_large", "unsupported_media_type"]
+    elif endpoint.body_media_type is not None:
+        codes.append("too_large")
     if endpoint.body_type is wire.PostMessage:
         codes.append("idempotency_mismatch")
     codes.append("unavailable")

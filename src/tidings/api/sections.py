@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from tidings.api import messages, operations, people, rooms, updates
+from tidings.api import blobs, messages, operations, people, rooms, updates
 from tidings.api.endpoints import Section
 
 SECTIONS: tuple[Section, ...] = (
     people.SECTION,
     rooms.SECTION,
     messages.SECTION,
+    blobs.SECTION,
     updates.SECTION,
     operations.SECTION,
 )

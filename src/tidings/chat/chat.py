@@ -26,10 +26,9 @@ class Chat:
 
     `publish(workspace, updates)` tells what a commit changed, `signal(workspace, users, frame)`
     sends what is not stored, `signal_role(workspace, roles, frame)` the same to users by role;
-    `ensure_stored(caller)` stores an anonymous customer who opens a room (async), `attachable` looks
-    up the blobs that a message links to. `cluster` is this
-    node among others, started and stopped by whoever made it; where it is left out, one of its own
-    that the others don't see.
+    `ensure_stored(caller)` stores an anonymous customer who opens a room (async), `attachable`
+    looks up the blobs that a message links to. `cluster` is this node among others, started and
+    stopped by whoever made it; where it is left out, one of its own that the others don't see.
     """
 
     def __init__(
