@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from copy import copy
 from itertools import count
@@ -17,6 +17,7 @@ from typing import Any
 
 import aiohttp
 import msgspec
+from yarl import URL
 
 from tests.api.conftest import DEADLINE_S, Answer, Site
 from tests.api.trials import GATE, Gate
@@ -104,6 +105,8 @@ class Room(msgspec.Struct, frozen=True):
     id: str
     seqs: dict[str, int]
     """User to the sequence of a text of theirs."""
+    blob_id: str = "blob-of-nowhere"
+    """A file that the first of these texts links to."""
 
 
 class Scene:
@@ -183,14 +186,28 @@ class Scene:
     async def speak(self, kind: str, room_id: str, members: list[str]) -> Room:
         """The room, once every member has said something in it."""
         self.marks[kind].add(room_id)
-        seqs = {user_id: await self.say(kind, room_id, user_id) for user_id in members}
-        return Room(kind, room_id, seqs)
+        blob_id = await self.file(self.key, f"word-of-{kind}")
+        seqs = {
+            user_id: await self.say(kind, room_id, user_id, [] if number else [blob_id])
+            for number, user_id in enumerate(members)
+        }
+        return Room(kind, room_id, seqs, blob_id)
 
-    async def say(self, kind: str, room_id: str, user_id: str) -> int:
+    async def file(self, token: str, word: str) -> str:
+        """A file that is called and says the word; its id."""
+        body = {"name": word, "type": "text/plain", "size": len(msgspec.json.encode(word))}
+        made = await self.must("POST", "/v1/blobs", body, token)
+        path = URL(made["upload"]["url"]).raw_path
+        await self.must("PUT", path, word, token)
+        blob_id: str = made["blob_id"]
+        return blob_id
+
+    async def say(self, kind: str, room_id: str, user_id: str, blob_ids: Sequence[str] = ()) -> int:
         """Let a member say the word of a kind; its sequence."""
         body = {
             "client_id": f"c{self.number()}",
             "text": f"the word-of-{kind} by {user_id}",
+            "blobs": list(blob_ids),
             "as_user": user_id,
         }
         entry = await self.must("POST", f"/v1/rooms/{room_id}/messages", body)
@@ -273,7 +290,9 @@ async def open_scene(path: Path, built: Scene, clock: Clock = system_clock) -> A
 
 @asynccontextmanager
 async def _serving(path: Path, clock: Clock = system_clock) -> AsyncIterator[Site]:
-    settings = Settings(store=f"sqlite:///{path}/access.db", rate_limit="off")
+    settings = Settings(
+        store=f"sqlite:///{path}/access.db", blobs=f"file:{path}/files", rate_limit="off"
+    )
     timeout = aiohttp.ClientTimeout(total=None, sock_read=DEADLINE_S)
     async with (
         open_app(settings, clock=clock) as service,

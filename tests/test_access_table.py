@@ -16,6 +16,7 @@ from typing import Any, get_args
 import aiohttp
 import msgspec
 import pytest
+from yarl import URL
 
 from tests.access_scene import (
     ABSENT,
@@ -96,6 +97,8 @@ PUT    ~~/reactions/{emoji} own     all     -         200  200  200 | 403 403 | 
 PUT    ~~/reactions/{emoji} other   all     -         200  200  200 | 403 403 | 403 | 404 403
 DELETE ~~/reactions/{emoji} own     all     -         200  200  200 | 403 403 | 403 | 404 403
 PUT    ~/read               -       all     -         200  200  200 | 403 403 | 403 | 404 403
+GET    /v1/blobs/{blob_id}  -       all     messages  200  200  200 | 200 200 | 200 | 404 404
+GET    /v1/blobs/{blob_id}/link -   all     messages  200  200  200 | 200 200 | 200 | 404 404
 POST   ~/typing             -       closed  -         202  202  202 | .   .   | 403 | 404 403
 POST   ~/typing             -       public  -         202  202  202 | 403 403 | 403 | 404 403
 POST   ~/typing             -       support -         202  202  202 | 202 202 | 403 | 404 403
@@ -139,6 +142,13 @@ GET    /v1/inbox                 -         200 200 200 200 200 200 200 | -      
 GET    /v1/inbox                 unread    200 200 200 200 200 200 200 | -        .   .   | 401
 GET    /v1/badge                 -         200 200 200 200 200 200 200 | -        .   .   | 401
 GET    /v1/queue                 -         200 200 403 403 403 403 200 | -        .   .   | 401
+POST   /v1/blobs                 -         201 201 201 201 201 201 201 | messages 201 201 | 401
+GET    /v1/blobs/{blob_id}       own       200 200 200 200 200 200 200 | messages 200 200 | 401
+GET    /v1/blobs/{blob_id}       other     404 404 404 404 404 404 404 | messages 404 404 | 401
+PUT    /v1/uploads/{ticket}      -         204 204 204 204 204 204 204 | open     204 204 | 204
+PUT    /v1/uploads/{ticket}      forged    404 404 404 404 404 404 404 | open     404 404 | 404
+GET    /v1/downloads/{ticket}    -         200 200 200 200 200 200 200 | open     200 200 | 200
+GET    /v1/downloads/{ticket}    forged    404 404 404 404 404 404 404 | open     404 404 | 404
 GET    /v1/events                -         200 200 200 200 200 200 200 | -        .   .   | 401
 GET    /v1/sync                  -         200 200 200 200 200 200 200 | -        .   .   | 401
 GET    /v1/sync                  cursor    400 400 400 400 400 400 400 | -        .   .   | 401
@@ -400,7 +410,10 @@ async def _ask(scene: Scene, line: RoomCall, caller: str, room: Room) -> Answer:
         seq=seq,
         emoji=EMOJI,
         user_id=user_id if line.deed == "self" else other_member,
+        blob_id=room.blob_id,
     )
+    if "{blob_id}" in line.call:
+        path += f"?room_id={room.id}"
     body = _body(scene, f"{method} {line.call.rpartition('/')[2]}", line.deed, user_id)
     if line.deed == "have":
         path += "?have=2-3&limit=500"
@@ -465,7 +478,7 @@ def _expected_elsewhere(line: OtherCall, caller: str) -> str:
         return "401" if is_looked_at else line.nobody
     if caller == OPERATOR:
         is_operators = line.call in ("GET /metrics", "GET /v1/nodes")
-        return "200" if line.scope == "open" or is_operators else "403"
+        return line.key if line.scope == "open" else "200" if is_operators else "403"
     if caller in KEY_SCOPES or caller == FOREIGN_KEY:
         scopes = KEY_SCOPES.get(caller, KEY_SCOPES["key"])
         if line.scope not in (*scopes, "open"):
@@ -498,6 +511,12 @@ async def _request(
             role = PEOPLE.get(target, "customer") if caller != FOREIGN_ADMIN else "admin"
             name = "Name-of-another" if caller == FOREIGN_ADMIN else f"Name-of-{target}"
             body = {"role": role} if deed == "role" else {"name": name}
+    elif "{blob_id}" in path:
+        own = scene.tokens[caller] if scope_of(caller, "messages") else None
+        token = scene.tokens[other] if deed == "other" else own
+        path = path.format(blob_id=await scene.file(token or scene.key, "a word"))
+    elif "{ticket}" in path:
+        path, body = await _linked(scene, method, is_forged=deed == "forged")
     elif "{file}" in path:
         path = path.format(file="docs.css")
     elif deed == "cursor":
@@ -517,6 +536,25 @@ async def _request(
     return method, path, body
 
 
+def scope_of(caller: str, scope: str) -> bool:
+    """Whether a caller is let in where sessions are, and keys with the scope."""
+    return caller in SESSIONS or caller == FOREIGN_KEY or scope in KEY_SCOPES.get(caller, ())
+
+
+async def _linked(scene: Scene, method: str, *, is_forged: bool) -> tuple[str, Any]:
+    """The path of a link, and the bytes to be sent there."""
+    word = "a word"
+    if method == "PUT":
+        asked = {"name": "a", "type": "text/plain", "size": len(msgspec.json.encode(word))}
+        link = (await scene.must("POST", "/v1/blobs", asked))["upload"]
+    else:
+        blob_id = await scene.file(scene.key, word)
+        link = await scene.must("GET", f"/v1/blobs/{blob_id}/link")
+    path = URL(link["url"]).raw_path
+    changed = "B" if path.endswith("A") else "A"
+    return (path[:-1] + changed if is_forged else path), word if method == "PUT" else None
+
+
 def _made(scene: Scene, path: str, deed: str) -> dict[str, Any]:
     """What is to be made."""
     if path == "/v1/sessions":
@@ -526,6 +564,8 @@ def _made(scene: Scene, path: str, deed: str) -> dict[str, Any]:
     if path == "/v1/users":
         named = {"id": f"new{scene.number()}"} if deed == "id" else {}
         return {"role": "customer", "name": "New", **named}
+    if path == "/v1/blobs":
+        return {"name": "a", "type": "text/plain", "size": 1}
     bodies: dict[str, dict[str, Any]] = {
         "support": {"kind": "support"},
         "theirs": {"kind": "support", "member_ids": ["zoe"]},

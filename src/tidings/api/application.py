@@ -207,7 +207,7 @@ async def _admit(
     endpoint: Endpoint, request: web.Request, exchange: Exchange, features: Features
 ) -> Caller | None:
     """Who calls, if they may. Raises Unauthorized, RateLimited, Forbidden."""
-    if endpoint.callers is Callers.OPEN:
+    if endpoint.callers in (Callers.OPEN, Callers.LINK):
         return None
     token = read_token(request)
     if token is None:

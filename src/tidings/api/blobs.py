@@ -67,7 +67,7 @@ async def create_blob(call: Call[Nothing, Nothing, wire.CreateBlob]) -> wire.New
     return wire.NewBlob(blob.blob_id, upload)
 
 
-@SECTION.endpoint("PUT", "/v1/uploads/{ticket}", callers=Callers.OPEN, body_media_type="*/*")
+@SECTION.endpoint("PUT", "/v1/uploads/{ticket}", callers=Callers.LINK, body_media_type="*/*")
 async def upload_bytes(call: Call[TicketPath, Nothing, Nothing]) -> None:
     """Send the bytes of a file.
 
@@ -87,16 +87,16 @@ async def get_blob(call: Call[BlobPath, BlobQuery, Nothing]) -> web.StreamRespon
 
 @SECTION.endpoint("GET", "/v1/blobs/{blob_id}/link", scope="messages")
 async def get_blob_link(call: Call[BlobPath, BlobQuery, Nothing]) -> wire.BlobLink:
-    """Get a link to a file that works without a credential, such as for `<img>`.
+    """Get a link to a file that needs no credential.
 
-    It works for five to ten minutes, and is the same for five."""
+    Such as for `<img>`. It works for five to ten minutes, and is the same for five."""
     link = await _link(call)
     if not link.url.startswith("/"):
         return link
     return wire.BlobLink(f"{_origin(call.request)}{link.url}", link.expires_at)
 
 
-@SECTION.endpoint("GET", "/v1/downloads/{ticket}", callers=Callers.OPEN, media_type="*/*")
+@SECTION.endpoint("GET", "/v1/downloads/{ticket}", callers=Callers.LINK, media_type="*/*")
 async def download_bytes(call: Call[TicketPath, Nothing, Nothing]) -> web.StreamResponse:
     """Get the bytes of a file, or a range of them.
 

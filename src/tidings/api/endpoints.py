@@ -36,6 +36,8 @@ class Callers(Enum):
 
     OPEN = "open"
     """None is looked at."""
+    LINK = "link"
+    """None is looked at: the path ends with what the service sealed for this one purpose."""
     OPTIONAL = "optional"
     """One may be sent, and must then be good."""
     SESSION = "session"

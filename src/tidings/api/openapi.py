@@ -24,6 +24,7 @@ their range are never clamped. Errors are RFC 9457 problems with a stable `code`
 _SCHEMA_REF = "#/components/schemas/{name}"
 _SECURITY: dict[Callers, list[dict[str, list[str]]]] = {
     Callers.OPEN: [],
+    Callers.LINK: [],
     Callers.OPTIONAL: [{}, {"session": []}, {"apiKey": []}],
     Callers.SESSION: [{"session": []}],
     Callers.WORKSPACE: [{"session": []}, {"apiKey": []}],
@@ -149,7 +150,7 @@ def _responses(endpoint: Endpoint) -> Json:
     if endpoint.is_metered:
         for name in ("Tidings-Cost", "Tidings-Cost-Source"):
             headers[name] = {"$ref": f"#/components/headers/{name}"}
-    if endpoint.callers is not Callers.OPEN:
+    if endpoint.callers not in (Callers.OPEN, Callers.LINK):
         for name in ("RateLimit", "RateLimit-Policy"):
             headers[name] = {"$ref": f"#/components/headers/{name}"}
     responses: Json = {}
@@ -172,7 +173,7 @@ def _responses(endpoint: Endpoint) -> Json:
 def _codes(endpoint: Endpoint) -> list[str]:
     """The problems that an endpoint may answer with, besides those that any may."""
     codes = ["validation_failed"]
-    if endpoint.callers is not Callers.OPEN:
+    if endpoint.callers not in (Callers.OPEN, Callers.LINK):
         codes += ["unauthorized", "forbidden", "rate_limited"]
     if endpoint.path_type is not Nothing:
         codes.append("not_found")

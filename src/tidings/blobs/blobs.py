@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -254,8 +253,8 @@ class Blobs:
         Raises NotFound: for what is not there, has no thumbnail, or is not theirs to read.
         """
         key = _about(caller.workspace, blob_id)
-        blob = await self._find(key)
-        if blob is None or not await self._may_read(caller, blob, room_id):
+        blob = await self._readable(caller, blob_id, room_id)
+        if blob is None or blob.state == _GOING:
             raise NotFound("There is no such blob.")
         if blob.state == _WAITING:
             blob = await self._settle(key, blob)
@@ -280,23 +279,29 @@ class Blobs:
             raise NotFound("There is no such file any more.")
         return self._shelf.path(key), how, (expires_at_ms - self._clock()) // 1000
 
-    async def _may_read(self, caller: Caller, blob: Blob, room_id: str | None) -> bool:
-        if blob.state == _GOING:
-            return False
-        if access.is_uploader(caller, blob.uploader_id) and not blob.attached:
-            return True
-        return await self._is_shown(caller, blob.blob_id, room_id)
+    async def _readable(self, caller: Caller, blob_id: str, room_id: str | None) -> Blob | None:
+        """The blob, if the caller may read it.
+
+        Where a room is named the price is the same whether the caller may or there is no such blob.
+        """
+        blob = await self._find(_about(caller.workspace, blob_id))
+        if blob is not None and not blob.attached:
+            return blob if access.is_uploader(caller, blob.uploader_id) else None
+        is_shown = await self._is_shown(caller, blob_id, room_id)
+        return blob if is_shown else None
 
     async def _is_shown(self, caller: Caller, blob_id: str, room_id: str | None) -> bool:
-        """Whether an entry that the caller sees links to the blob."""
+        """Whether an entry that the caller sees, in that room or in any, links to the blob."""
         prefix = HELD if room_id is None else place_in(room_id)
         page = await self._store.query(
             BLOBS, blob_key(caller.workspace, blob_id), prefix=prefix, limit=PLACES_LOOKED_MAX
         )
-        places = (place_of(item["place"]) for item in page.items)
-        for room, entries in groupby(places, key=lambda place: place[0]):
-            seqs = [seq for _, seq in entries]
-            if await self._messages.shows(caller, room, seqs, blob_id):
+        seqs: dict[str, list[int]] = {} if room_id is None else {room_id: []}
+        for item in page.items:
+            room, seq = place_of(item["place"])
+            seqs.setdefault(room, []).append(seq)
+        for room, its_seqs in seqs.items():
+            if await self._messages.shows(caller, room, its_seqs, blob_id):
                 return True
         return False
 
