@@ -38,6 +38,8 @@ class Post(msgspec.Struct, frozen=True):
     """A manager who posts in a support room becomes a member."""
     is_reopening: bool = False
     """A customer who writes in a snoozed or closed conversation opens it again."""
+    imported: dict[str, Any] = {}
+    """Fields that a message from elsewhere has already: `edited_at`, `reactions`, `data`."""
 
     @property
     def receipt(self) -> str:

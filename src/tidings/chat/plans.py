@@ -403,6 +403,7 @@ class _RoomPlan:
             item["reply_to"] = c.reply_to
         if c.mentions:
             item["mentions"] = c.mentions
+        item |= c.imported
         posted = self.append(item)
         if c.blobs:
             self.attaching.append((item["seq"], c))

@@ -102,7 +102,7 @@ class Rooms:
         now_ms = self._clock()
         room = RoomRow(
             workspace=caller.workspace,
-            room_id=_pair_id(member_ids) if body.kind == "direct" else self._new_id(body),
+            room_id=pair_id(member_ids) if body.kind == "direct" else self._new_id(body),
             kind=body.kind,
             created_at=now_ms,
             created_by=caller.user_id,
@@ -462,7 +462,7 @@ def _check_team(users: Iterable[UserRow]) -> None:
         raise _refused("member_ids", detail)
 
 
-def _pair_id(user_ids: Sequence[str]) -> str:
+def pair_id(user_ids: Sequence[str]) -> str:
     """The id of the one direct room of two users, whoever asks first."""
     pair = "#".join(sorted(user_ids)).encode()
     return f"dm_{blake2b(pair, digest_size=_PAIR_BYTES).hexdigest()}"

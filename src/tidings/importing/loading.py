@@ -1,0 +1,353 @@
+"""Loading: neutral records become rooms, logs and counts, in bulk where that is possible.
+
+A new room of up to 24 members is folded from its messages, and its log is put in bulk; nobody sees
+it, since there is no room yet. `publish` then makes each such room visible together with all rows
+and totals that follow from it (`tidings.importing.publishing`). A load that was broken off has
+therefore changed no count; running it again puts the same rows over what it left. Rooms that are
+there already, and larger ones, get what is new through the service's own commits
+(`tidings.importing.adding`), so a second run adds nothing.
+
+The first entry of each new room is put on the condition that neither it nor the room is there:
+what a running service writes meanwhile is never overwritten.
+
+Memory is bounded: ITEMS_WAITING_MAX items, and for each room that is being read the sequences of
+its last messages (`folding.KEYS_REMEMBERED_MAX`). What is staged is on disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from tidings import wire
+from tidings.chat.commits import Commits
+from tidings.chat.rows import INLINE_MEMBERS_MAX
+from tidings.clock import Clock
+from tidings.cluster.leases import LEASE_S, Lease, Leases
+from tidings.errors import Conflict
+from tidings.ids import IdMaker
+from tidings.importing.adding import Adding, find_seqs, get_all
+from tidings.importing.folding import RoomFold, StagedRoom
+from tidings.importing.publishing import SET_ITEMS_MAX, Publishing
+from tidings.importing.quarantine import Quarantine
+from tidings.importing.records import MessageRecord, RoomRecord, UserRecord
+from tidings.importing.reports import Report
+from tidings.importing.staging import Staging
+from tidings.people.rows import UserRow, user_to_item
+from tidings.storage.interface import (
+    Absent,
+    Check,
+    ConditionFailed,
+    Delete,
+    Item,
+    Put,
+    Store,
+    Write,
+)
+from tidings.storage.tables import ENTRIES, RECEIPTS, ROOMS, USERS, room_key, user_key
+
+ITEMS_WAITING_MAX = 4_000
+"""Items of new rooms that wait to be put together; as many may be on their way."""
+MESSAGES_TOGETHER = 500
+"""Messages of one room that are looked at together."""
+SETS_AT_ONCE = 8
+"""Conditional write sets under way at one time."""
+LEASE_TRIES = 15
+LEASE_PAUSE_S = LEASE_S / 10
+"""Whoever died with the lease is noticed within these tries and pauses."""
+
+_Work = TypeVar("_Work")
+_Done = TypeVar("_Done")
+
+
+class Loading:
+    """One import into one workspace: users, then rooms, then `publish`.
+
+    Raises Conflict where another import has the workspace; Unavailable where the store can't take
+    more, such as for a full disk: free it, and run the import again.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        commits: Commits,
+        workspace: str,
+        clock: Clock,
+        quarantine: Quarantine,
+        staging: Staging,
+        lease: Lease,
+    ) -> None:
+        """Use `open`."""
+        self.report = Report()
+        self.quarantine = quarantine
+        self._store = store
+        self._workspace = workspace
+        self._clock = clock
+        self._staging = staging
+        self._lease = lease
+        self.adding = Adding(store, commits, workspace, clock, self.report, self._odd)
+        self._publishing = Publishing(store, workspace, self._taken, self._clear)
+        self._entries: list[Item] = []
+        self._receipts: list[Item] = []
+        self._putting = asyncio.Lock()
+        self._is_broken = False
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls,
+        store: Store,
+        commits: Commits,
+        workspace: str,
+        clock: Clock,
+        quarantine: Quarantine,
+        *,
+        folder: Path | None = None,
+    ) -> AsyncIterator[Loading]:
+        """Have the workspace for this import alone until left. Raises Conflict, Unavailable.
+
+        What is staged is kept in `folder`, or where the system keeps temporary files.
+        """
+        leases = Leases(store, IdMaker(clock).new("import"))
+        lease = await _held(leases, f"import#{workspace}")
+        await leases.start()
+        staging = Staging(folder)
+        try:
+            yield cls(store, commits, workspace, clock, quarantine, staging, lease)
+        finally:
+            staging.close()
+            quarantine.flush()
+            await leases.stop()
+
+    # --- people --------------------------------------------------------------------------------
+
+    async def add_users(self, users: Sequence[UserRecord]) -> None:
+        """Make those who are not there; who is there stays as they are."""
+        unique = {user.user_id: user for user in users}
+        keys = [(user_key(self._workspace, user_id),) for user_id in unique]
+        found = await get_all(self._store, USERS, keys)
+        missing = [user for user, row in zip(unique.values(), found, strict=True) if row is None]
+        self.report.users_present += len(unique) - len(missing)
+        now_ms = self._clock()
+        items = [user_to_item(_user_row(self._workspace, user, now_ms)) for user in missing]
+        puts = [Put(USERS, item, when=(Absent(),)) for item in items]
+        made = await _all(_parts(puts, SET_ITEMS_MAX), self._make_users)
+        self.report.users_made += sum(made)
+        self.report.users_present += len(missing) - sum(made)
+
+    async def _make_users(self, writes: Sequence[Put]) -> int:
+        while writes:
+            try:
+                await self._store.write(*writes)
+                break
+            except ConditionFailed as failed:
+                there = {each.index for each in failed.failures}
+                writes = [each for index, each in enumerate(writes) if index not in there]
+        return len(writes)
+
+    async def known_users(self, user_ids: Iterable[str]) -> set[str]:
+        """Those of the ids that are users of the workspace."""
+        ids = sorted(set(user_ids))
+        keys = [(user_key(self._workspace, user_id),) for user_id in ids]
+        found = await get_all(self._store, USERS, keys)
+        return {user_id for user_id, row in zip(ids, found, strict=True) if row is not None}
+
+    # --- rooms ---------------------------------------------------------------------------------
+
+    def is_staged(self, room_id: str) -> bool:
+        """Whether the room was loaded by this run and waits to be published."""
+        return self._staging.has(room_id)
+
+    async def has_room(self, room_id: str) -> bool:
+        """Whether the room is visible already."""
+        return await self._store.get(ROOMS, (room_key(self._workspace, room_id),)) is not None
+
+    async def add_room(
+        self, room: RoomRecord, messages: AsyncIterable[Sequence[MessageRecord]]
+    ) -> None:
+        """Load a room with its messages, in their order; its people are users already.
+
+        A room that this run has staged is left alone. Where `messages` raise, the room is not
+        there, and may be added again from the start.
+        """
+        if self._staging.has(room.room_id):
+            return
+        if await self.has_room(room.room_id):
+            self.report.rooms_present += 1
+            await self._add_to(room, messages)
+        elif len(room.members) > INLINE_MEMBERS_MAX:
+            await self.adding.create(room)
+            await self._add_to(room, messages)
+        else:
+            await self._fold(room, messages)
+
+    async def add_rooms(self, rooms: Sequence[tuple[RoomRecord, Sequence[MessageRecord]]]) -> None:
+        """Load many small rooms, each of them once, in less time than one by one."""
+        keys = [(room_key(self._workspace, room.room_id),) for room, _ in rooms]
+        found = await get_all(self._store, ROOMS, keys)
+        for (room, messages), item in zip(rooms, found, strict=True):
+            if item is None and len(room.members) <= INLINE_MEMBERS_MAX:
+                if not self._staging.has(room.room_id):
+                    await self._fold(room, _once(messages))
+            else:
+                await self.add_room(room, _once(messages))
+
+    async def _add_to(
+        self, room: RoomRecord, messages: AsyncIterable[Sequence[MessageRecord]]
+    ) -> None:
+        self._require_lease()
+        await self.adding.members(room)
+        async for chunk in messages:
+            for part in _parts(chunk, MESSAGES_TOGETHER):
+                await self.adding.messages(room, part)
+                self._require_lease()
+        await self.adding.reads(room)
+
+    async def _fold(
+        self, room: RoomRecord, messages: AsyncIterable[Sequence[MessageRecord]]
+    ) -> None:
+        fold = RoomFold(self._workspace, room, self._clock(), self._odd)
+        try:
+            async for chunk in messages:
+                await self._remember_replied(fold, room, chunk)
+                fold.take(chunk, self._entries, self._receipts)
+                if len(self._entries) >= ITEMS_WAITING_MAX // 2:
+                    await self._put_waiting()
+        except BaseException:
+            self._drop(room_key(self._workspace, room.room_id))
+            raise
+        self._staging.put(fold.staged())
+        self.report.messages_added += fold.messages
+
+    async def _remember_replied(
+        self, fold: RoomFold, room: RoomRecord, chunk: Sequence[MessageRecord]
+    ) -> None:
+        """Look up what replies name and the fold no longer has in mind."""
+        unknown = fold.unknown_replies(chunk)
+        if unknown and fold.is_forgetful:
+            await self._put_waiting()
+            key = room_key(self._workspace, room.room_id)
+            found = await find_seqs(self._store, key, set(unknown), sorted(fold.senders))
+            for client_id, seq in found.items():
+                fold.remember(client_id, seq)
+
+    # --- putting -------------------------------------------------------------------------------
+
+    async def _put_waiting(self) -> None:
+        """Put what waits; the logs of new rooms begin with what nobody else has begun."""
+        async with self._putting:
+            if self._is_broken:
+                raise Conflict("This load has failed already.")
+            self._require_lease()
+            entries, self._entries = self._entries, []
+            receipts, self._receipts = self._receipts, []
+            try:
+                await self._begin_logs([item for item in entries if item["seq"] == 1])
+                rest = [item for item in entries if item["seq"] != 1]
+                await asyncio.gather(
+                    self._store.put_many(ENTRIES, rest), self._store.put_many(RECEIPTS, receipts)
+                )
+            except BaseException:
+                self._is_broken = True
+                raise
+
+    async def _begin_logs(self, firsts: list[Item]) -> None:
+        await _all(_parts(firsts, SET_ITEMS_MAX // 2), self._begin)
+
+    async def _begin(self, firsts: Sequence[Item]) -> None:
+        """Put first entries of rooms that are not there, where no other run has left any."""
+        waiting = list(firsts)
+        while waiting:
+            writes: list[Write] = [Put(ENTRIES, item, when=(Absent(),)) for item in waiting]
+            writes += [Check(ROOMS, (item["room"],), when=(Absent(),)) for item in waiting]
+            try:
+                await self._store.write(*writes)
+                return
+            except ConditionFailed as failed:
+                for failure in failed.failures:
+                    if failure.index >= len(waiting):
+                        room = waiting[failure.index - len(waiting)]["room"].partition("#")[2]
+                        raise Conflict(
+                            f"The room {room} was made while it was loaded: run the import again."
+                        ) from None
+                for failure in failed.failures:
+                    await self._clear(waiting[failure.index]["room"])
+
+    async def _clear(self, room: str) -> None:
+        """Remove the log that a broken load has left of a room that never became visible."""
+        for table in (ENTRIES, RECEIPTS):
+            while True:
+                page = await self._store.query(table, room, limit=SET_ITEMS_MAX - 1)
+                if not page.items:
+                    break
+                deletes = [Delete(table, table.key(item)) for item in page.items]
+                await self._store.write(Check(ROOMS, (room,), when=(Absent(),)), *deletes)
+
+    def _drop(self, room: str) -> None:
+        """Forget what waits of a room."""
+        self._entries = [item for item in self._entries if item["room"] != room]
+        self._receipts = [item for item in self._receipts if item["room"] != room]
+
+    # --- the end -------------------------------------------------------------------------------
+
+    async def publish(self) -> None:
+        """Make everything visible that was loaded. More may be loaded afterwards."""
+        await self._put_waiting()
+        await self._publishing.run(self._staging.rooms())
+        for user_id in self._staging.uneven():
+            await self._publishing.put_in_order(user_id)
+        self.report.rooms_made += self._publishing.published
+        self._publishing.published = 0
+        self._staging.clear()
+
+    def _taken(self, staged: StagedRoom) -> None:
+        self._odd("room", staged.room.room_id, "made by somebody else meanwhile: run it again")
+
+    def _odd(self, kind: str, key: str, reason: str) -> None:
+        self.quarantine.add(kind, key, reason)
+
+    def _require_lease(self) -> None:
+        if not self._lease.is_held:
+            raise Conflict("Another import has taken this workspace over.")
+
+
+async def _held(leases: Leases, name: str) -> Lease:
+    for _ in range(LEASE_TRIES):
+        lease = await leases.hold(name)
+        if lease is not None:
+            return lease
+        await asyncio.sleep(LEASE_PAUSE_S)
+    raise Conflict("Another import into this workspace is under way.")
+
+
+async def _all(works: Sequence[_Work], do: Callable[[_Work], Awaitable[_Done]]) -> list[_Done]:
+    """Do all of it, some at a time."""
+    done: list[_Done] = []
+    for part in _parts(works, SETS_AT_ONCE):
+        done += await asyncio.gather(*[do(work) for work in part])
+    return done
+
+
+async def _once(messages: Sequence[MessageRecord]) -> AsyncIterator[Sequence[MessageRecord]]:
+    yield messages
+
+
+def _parts(items: Sequence[_Work], size: int) -> list[Sequence[_Work]]:
+    return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+def _user_row(workspace: str, user: UserRecord, now_ms: int) -> UserRow:
+    created_at = now_ms if user.created_at is None else user.created_at
+    return UserRow(
+        workspace=workspace,
+        user_id=user.user_id,
+        name=user.name[: wire.NAME_CHARACTERS_MAX] or user.user_id,
+        role=user.role,
+        email=user.email,
+        attributes=user.attributes,
+        created_at=created_at,
+        updated_at=created_at,
+    )

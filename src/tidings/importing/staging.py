@@ -1,0 +1,71 @@
+"""Staging: rooms whose logs are stored and that nobody sees yet, in a file of this run alone.
+
+It is on disk so that an import of any size needs the same memory, and goes with the run: one that
+was broken off is read from its source again.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import apsw
+import msgspec
+
+from tidings.importing.folding import StagedRoom
+
+CACHE_KIB = 8 * 1024
+
+
+class Staging:
+    """Staged rooms by id, given back in the order of their last activity."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        """The file is made in `folder`, or where the system keeps its temporary ones."""
+        self._folder = tempfile.TemporaryDirectory(prefix="tidings-import-", dir=folder)
+        self._file = apsw.Connection(str(Path(self._folder.name) / "staged.db"))
+        for setting in ("journal_mode=OFF", "synchronous=OFF", f"cache_size=-{CACHE_KIB}"):
+            self._file.execute(f"PRAGMA {setting}")
+        self._file.execute(
+            "CREATE TABLE staged (room_id TEXT PRIMARY KEY, active_at INT, body BLOB) WITHOUT ROWID"
+        )
+        self._file.execute("CREATE TABLE uneven (user_id TEXT PRIMARY KEY) WITHOUT ROWID")
+        self._file.execute("BEGIN")
+        self._encode = msgspec.msgpack.Encoder().encode
+        self._decode = msgspec.msgpack.Decoder(StagedRoom).decode
+
+    def put(self, staged: StagedRoom) -> None:
+        """Stage a room that is not staged yet."""
+        body = self._encode(staged)
+        row = (staged.room.room_id, staged.active_at, body)
+        self._file.execute("INSERT INTO staged VALUES (?, ?, ?)", row)
+        if staged.is_uneven:
+            users = ((member.user_id,) for member in staged.members)
+            self._file.executemany("INSERT OR IGNORE INTO uneven VALUES (?)", users)
+
+    def has(self, room_id: str) -> bool:
+        """Whether the room is staged."""
+        found = self._file.execute("SELECT 1 FROM staged WHERE room_id = ?", (room_id,))
+        return found.fetchone() is not None
+
+    def rooms(self) -> Iterator[StagedRoom]:
+        """All of them, the one that has been quiet for longest first."""
+        rows = self._file.execute("SELECT body FROM staged ORDER BY active_at, room_id")
+        for (body,) in rows:
+            yield self._decode(body)
+
+    def uneven(self) -> Iterator[str]:
+        """Users in whose lists rooms stand in another order than in those of the others."""
+        for (user_id,) in self._file.execute("SELECT user_id FROM uneven ORDER BY user_id"):
+            yield user_id
+
+    def clear(self) -> None:
+        """All of it is visible: begin anew."""
+        self._file.execute("DELETE FROM staged")
+        self._file.execute("DELETE FROM uneven")
+
+    def close(self) -> None:
+        """Remove the file. Closing twice is fine."""
+        self._file.close()
+        self._folder.cleanup()
