@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 import secrets
+from hashlib import blake2b
 from typing import Annotated
 
 import msgspec
@@ -19,12 +20,20 @@ Where `$` also stands before a last line feed, as in Python, the look ahead refu
 
 Id = Annotated[str, msgspec.Meta(pattern=ID_PATTERN, min_length=1, max_length=64)]
 
+_PAIR_BYTES = 16
+
 _is_id = re.compile(r"[A-Za-z0-9._:-]{1,64}").fullmatch
 
 
 def is_id(text: str) -> bool:
     """Whether the text may be an id."""
     return _is_id(text) is not None
+
+
+def pair_room_id(one: str, other: str) -> str:
+    """The id of the one direct room of two users, whoever asks first."""
+    pair = "#".join(sorted((one, other))).encode()
+    return f"dm_{blake2b(pair, digest_size=_PAIR_BYTES).hexdigest()}"
 
 
 class IdMaker:

@@ -15,6 +15,7 @@ from tests.importing.scene import Scene, scene, told
 from tests.stores import BOTH_STORES, StoreKind
 from tidings.chat.rows import INLINE_MEMBERS_MAX
 from tidings.errors import Conflict
+from tidings.ids import pair_room_id
 from tidings.importing import folding, loading
 from tidings.importing.loading import Loading
 from tidings.importing.quarantine import Quarantine
@@ -25,7 +26,6 @@ from tidings.importing.records import (
     RoomRecord,
     UserRecord,
     fitting_id,
-    pair_room_id,
 )
 from tidings.storage.tables import BADGES, ENTRIES, INBOXES, RECEIPTS, ROOMS
 

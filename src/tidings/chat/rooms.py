@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
-from hashlib import blake2b
 from typing import Any
 
 from msgspec import UNSET
@@ -27,7 +26,7 @@ from tidings.chat.waiting import Waiting
 from tidings.clock import Clock, parse_rfc3339
 from tidings.cursors import Cursors
 from tidings.errors import Conflict, FieldError, Forbidden, NotFound, ValidationFailed
-from tidings.ids import IdMaker
+from tidings.ids import IdMaker, pair_room_id
 from tidings.people.callers import Caller
 from tidings.people.rows import VISITOR_NAME, UserRow
 from tidings.people.users import Users
@@ -39,7 +38,6 @@ JOINING_TOGETHER = 50
 TYPING_TOLD_MAX = 500
 """Members of a large room who are told that somebody is typing."""
 SUPPORT_FIELDS = ("status", "assignee_id", "snoozed_until")
-_PAIR_BYTES = 16
 
 
 async def all_are_stored(caller: Caller) -> None:
@@ -102,7 +100,7 @@ class Rooms:
         now_ms = self._clock()
         room = RoomRow(
             workspace=caller.workspace,
-            room_id=pair_id(member_ids) if body.kind == "direct" else self._new_id(body),
+            room_id=pair_room_id(*member_ids) if body.kind == "direct" else self._new_id(body),
             kind=body.kind,
             created_at=now_ms,
             created_by=caller.user_id,
@@ -460,12 +458,6 @@ def _check_team(users: Iterable[UserRow]) -> None:
     if others:
         detail = f"Notes about a customer's room are for managers, not for {', '.join(others)}."
         raise _refused("member_ids", detail)
-
-
-def pair_id(user_ids: Sequence[str]) -> str:
-    """The id of the one direct room of two users, whoever asks first."""
-    pair = "#".join(sorted(user_ids)).encode()
-    return f"dm_{blake2b(pair, digest_size=_PAIR_BYTES).hexdigest()}"
 
 
 def _refused(field: str, detail: str) -> ValidationFailed:

@@ -204,32 +204,35 @@ class Publishing:
                 self._badges[user_id] = badge_from_item(item)
 
     async def put_in_order(self, user_id: str) -> None:
-        """Give the rooms of a user's list the order of their own last activity.
+        """Give the rooms of a user's list the order of their own last activity, then of the peer.
 
         Each step is a transaction that raises the user's version; counts stay as they are. A room
         with newer activity meanwhile stays where that has put it. Raises Unavailable.
         """
         user = user_key(self._workspace, user_id)
-        rows: list[tuple[int, str]] = []
+        rows: list[tuple[int, str, str]] = []
         after: Position | None = None
         while True:
             page = await self._store.query(INBOXES, user, after=after)
-            rows += [(item["active_at"], item["room_id"]) for item in page.items]
+            rows += [
+                (item["active_at"], item.get("peer_id") or "", item["room_id"])
+                for item in page.items
+            ]
             if (after := page.after) is None:
                 break
         rows.sort()
         for start in range(0, len(rows), SET_ITEMS_MAX - 1):
             await self._reorder(user, user_id, rows[start : start + SET_ITEMS_MAX - 1])
 
-    async def _reorder(self, user: str, user_id: str, rows: list[tuple[int, str]]) -> None:
+    async def _reorder(self, user: str, user_id: str, rows: list[tuple[int, str, str]]) -> None:
         for attempt in range(ATTEMPTS_MAX):
             if attempt:
                 await asyncio.sleep(0.01 * 2 ** min(attempt, 6))
             before = badge_from_item(await self._store.get(BADGES, (user,)))
-            items = await self._store.get_many(INBOXES, [(user, room_id) for _, room_id in rows])
+            items = await self._store.get_many(INBOXES, [(user, room_id) for *_, room_id in rows])
             badge = msgspec.structs.replace(before)
             writes: list[Write] = []
-            for (active_at, room_id), item in zip(rows, items, strict=True):
+            for (active_at, _, room_id), item in zip(rows, items, strict=True):
                 if item is None or item["active_at"] != active_at:
                     continue
                 row = participation_from_item(item)

@@ -13,7 +13,6 @@ from typing import Any, Literal
 import msgspec
 
 from tidings import wire
-from tidings.chat.rooms import pair_id
 from tidings.ids import is_id
 
 READ_ALL = 1 << 62
@@ -93,8 +92,3 @@ def fitting_id(text: str, prefix: str) -> str:
         return text
     digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=_HASH_BYTES)
     return f"{prefix}-{digest.hexdigest()}"
-
-
-def pair_room_id(one: str, other: str) -> str:
-    """The id of the one direct room of two users."""
-    return pair_id((one, other))
