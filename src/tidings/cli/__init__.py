@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 from typer.exceptions import TyperException
 
-from tidings.cli import checks, imports, measures, nodes, people, rooms, services, tables
+from tidings.cli import checks, exports, imports, measures, nodes, people, rooms, services, tables
 from tidings.config import ENVIRONMENT_PREFIX, SettingRefused
 from tidings.errors import TidingsError
 
@@ -32,6 +32,7 @@ services.register(app)
 people.register(app)
 rooms.register(app)
 imports.register(app)
+exports.register(app)
 checks.register(app)
 nodes.register(app)
 measures.register(app)

@@ -1,0 +1,93 @@
+"""Room to sort in: a private file of the operating system's temporary folder, gone with its maker.
+
+What is exported in order need not fit into memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import groupby
+from types import TracebackType
+from typing import Any, Self
+
+import apsw
+
+CACHE_KIB = 16 * 1024
+"""Memory before pages go to the file."""
+IDS_TOGETHER = 1_000
+"""Ids that are handed out at once."""
+
+
+class Scratch:
+    """Ids in order, the lines of one room by sequence, and what users have unread."""
+
+    def __init__(self) -> None:
+        self._database = apsw.Connection("")
+        for sql in (
+            "PRAGMA journal_mode = OFF",
+            "PRAGMA synchronous = OFF",
+            f"PRAGMA cache_size = -{CACHE_KIB}",
+            "CREATE TABLE ids (kind TEXT, id TEXT, PRIMARY KEY (kind, id)) WITHOUT ROWID",
+            "CREATE TABLE lines (seq INTEGER PRIMARY KEY, line BLOB)",
+            "CREATE TABLE totals (user TEXT PRIMARY KEY, unread INT, mentions INT) WITHOUT ROWID",
+            "BEGIN",
+        ):
+            self._database.execute(sql)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._database.close()
+
+    def add_ids(self, kind: str, ids: Iterator[str]) -> None:
+        """Note ids; one that is there already stays."""
+        self._database.executemany(
+            "INSERT OR IGNORE INTO ids VALUES (?, ?)", ((kind, each) for each in ids)
+        )
+
+    def ids(self, kind: str) -> Iterator[list[str]]:
+        """All ids of a kind, ascending, in lists; none of that kind may be added meanwhile."""
+        rows = self._database.execute("SELECT id FROM ids WHERE kind = ? ORDER BY id", (kind,))
+        numbered = enumerate(each for (each,) in rows)
+        for _, together in groupby(numbered, key=lambda pair: pair[0] // IDS_TOGETHER):
+            yield [each for _, each in together]
+
+    def count_ids(self, kind: str) -> int:
+        """How many ids of a kind there are."""
+        count: int = self._database.execute("SELECT count(*) FROM ids WHERE kind = ?", (kind,)).get
+        return count
+
+    def put_line(self, seq: int, line: bytes) -> None:
+        """Keep a line of the room, in place of an earlier one of that sequence."""
+        self._database.execute("INSERT OR REPLACE INTO lines VALUES (?, ?)", (seq, line))
+
+    def drop_lines(self, after: int = 0) -> None:
+        """Forget the lines of sequences above it."""
+        self._database.execute("DELETE FROM lines WHERE seq > ?", (after,))
+
+    def lines(self) -> Iterator[bytes]:
+        """The lines in order."""
+        for (line,) in self._database.execute("SELECT line FROM lines ORDER BY seq"):
+            yield line
+
+    def add_total(self, user: str, unread: int, mentions: int) -> None:
+        """Add what a user has unread in one more room."""
+        self._database.execute(
+            "INSERT INTO totals VALUES (?1, ?2, ?3) ON CONFLICT (user) DO UPDATE"
+            " SET unread = unread + ?2, mentions = mentions + ?3",
+            (user, unread, mentions),
+        )
+
+    def total(self, user: str) -> tuple[int, int]:
+        """What a user has unread in all rooms."""
+        rows: list[Any] = self._database.execute(
+            "SELECT unread, mentions FROM totals WHERE user = ?", (user,)
+        ).fetchall()
+        unread, mentions = rows[0] if rows else (0, 0)
+        return unread, mentions
