@@ -83,9 +83,9 @@ async def test_it_comes_into_the_store_and_is_used(
     store_kind: StoreKind, clock: FakeClock, tmp_path: Path
 ) -> None:
     exported, again = tmp_path / "exported", tmp_path / "again"
-    async with other_store(tmp_path / "other", clock) as store, company(store, clock) as made:
+    async with other_store(tmp_path / "other", clock) as source, company(source, clock) as made:
         await live_through(made)
-        await export_workspace(store, "acme", exported)
+        await export_workspace(source, "acme", exported)
         badge = await made.inboxes.badge(MAX)
         first = (await made.messages.list(MAX, "town", after=0)).items[0]
     async with (
@@ -154,13 +154,12 @@ async def test_it_is_sound_whatever_is_written_meanwhile(
             assert number < 20_000
 
     exported_all = asyncio.Event()
-    async with SqliteStore.open(tmp_path / "busy.db", clock=clock) as engine:
-        async with company(engine, clock) as acme:
-            await live_through(acme)
-            async with asyncio.TaskGroup() as group:
-                group.create_task(trouble(acme))
-                manifest = await export_workspace(Unstill(engine), "acme", exported)
-                exported_all.set()
+    async with other_store(tmp_path / "busy", clock) as engine, company(engine, clock) as acme:
+        await live_through(acme)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(trouble(acme))
+            manifest = await export_workspace(Unstill(engine), "acme", exported)
+            exported_all.set()
     async with other_store(tmp_path / "other", clock) as store:
         await WorkspaceImport(store, clock, exported).run()
         assert await reckon_workspace(store, "acme") == manifest

@@ -14,7 +14,18 @@ from typing import Annotated, Any
 import typer
 from typer.exceptions import TyperException
 
-from tidings.cli import checks, exports, imports, measures, nodes, people, rooms, services, tables
+from tidings.cli import (
+    checks,
+    exports,
+    imports,
+    measures,
+    nodes,
+    people,
+    rooms,
+    services,
+    slack,
+    tables,
+)
 from tidings.config import ENVIRONMENT_PREFIX, SettingRefused
 from tidings.errors import TidingsError
 
@@ -33,6 +44,7 @@ people.register(app)
 rooms.register(app)
 imports.register(app)
 exports.register(app)
+slack.register(app)
 checks.register(app)
 nodes.register(app)
 measures.register(app)
