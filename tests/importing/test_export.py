@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import resource
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,12 +14,13 @@ from typing import Any
 import pytest
 
 from tests.chat.company import ADA, KEY, MAX, MIA, Company, company
+from tests.command_line import run_tidings
 from tests.importing.busy import live_through, working
 from tests.people.clocks import FakeClock
 from tests.storage.suspending import SuspendingStore
 from tests.stores import BOTH_STORES, StoreKind, open_store
 from tidings import wire
-from tidings.errors import Conflict, NotFound, TidingsError, ValidationFailed
+from tidings.errors import Conflict, NotFound, TidingsError, Unavailable, ValidationFailed
 from tidings.importing.exported import KINDS, LEFT_OUT, MANIFEST, Manifest, encode, read_manifest
 from tidings.importing.exports import export_workspace, reckon_workspace
 from tidings.importing.workspaces import WorkspaceImport
@@ -358,3 +360,51 @@ async def test_an_export_is_there_whole_or_not_at_all(clock: FakeClock, tmp_path
         await export_workspace(store, "acme", folder)
         with pytest.raises(Conflict, match="not empty"):
             await export_workspace(store, "acme", folder)
+
+
+async def test_a_full_disk_leaves_a_way_on(export: Path, clock: FakeClock, tmp_path: Path) -> None:
+    async with other_store(tmp_path / "other", clock) as store:
+        writer = store._writer
+        writer.pragma("max_page_count", writer.pragma("page_count"))
+        with pytest.raises(Unavailable, match="disk is full"):
+            await WorkspaceImport(store, clock, export).run()
+        writer.pragma("max_page_count", 1 << 30)
+        assert (await WorkspaceImport(store, clock, export).run()).is_new
+
+
+def test_the_commands(tmp_path: Path) -> None:
+    one = ("--store", f"sqlite:///{tmp_path}/one.db")
+    two = ("--store", f"sqlite:///{tmp_path}/two.db")
+    assert run_tidings("keys", "create", *one, "--workspace", "acme").code == 0
+    ann = ("users", "create", "Ann", "--id", "ann", "--role", "admin")
+    assert run_tidings(*ann, *one).code == 0
+    done = run_tidings("export", "out", *one, folder=tmp_path)
+    assert done.code == 0, done.errors
+    assert "users.jsonl" in done.output
+    for expected in ("", "the very same"):
+        back = run_tidings("import", "workspace", "out", *two, folder=tmp_path)
+        assert back.code == 0, back.errors
+        assert expected in back.errors
+    assert run_tidings("export", "again", *two, folder=tmp_path).code == 0
+    assert contents(tmp_path / "again") == contents(tmp_path / "out")
+    assert run_tidings("audit", *two).code == 0
+    refused = run_tidings("export", "out", *one, folder=tmp_path)
+    assert (refused.code, refused.errors) == (1, "tidings: out is not empty.\n")
+    undone = run_tidings("import", "workspace", "out", "--undo", *two, folder=tmp_path)
+    assert (undone.code, "in use" in undone.errors) == (1, True)
+
+
+async def test_an_export_onto_a_full_disk_leaves_nothing(clock: FakeClock, tmp_path: Path) -> None:
+    """The limit of a file's size stands for that of a disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    folder = tmp_path / "exported"
+    async with other_store(tmp_path / "one", clock) as store, company(store, clock) as acme:
+        await live_through(acme)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, hard))
+        try:
+            with pytest.raises(OSError, match="File too large"):
+                await export_workspace(store, "acme", folder)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert contents(folder) == {}
+        await export_workspace(store, "acme", folder)

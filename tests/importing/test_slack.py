@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.command_line import run_tidings
 from tests.importing.slack_zips import (
     ANN,
     BEN,
@@ -27,6 +28,7 @@ from tests.importing.slack_zips import (
     START_S,
     Export,
     conversation,
+    large,
     message,
     small,
     ts,
@@ -38,14 +40,15 @@ from tidings.chat.audit import audit
 from tidings.chat.rows import badge_from_item
 from tidings.cli.parts import Parts, administrator
 from tidings.clock import rfc3339, system_clock
-from tidings.errors import ValidationFailed
+from tidings.errors import Unavailable, ValidationFailed
+from tidings.ids import pair_room_id
 from tidings.importing.loading import Loading
 from tidings.importing.quarantine import Quarantine
-from tidings.importing.records import pair_room_id
-from tidings.importing.slack import SlackImport, SlackReport
+from tidings.importing.slack import Progress, SlackImport, SlackReport
 from tidings.importing.slackzips import SlackZip
 from tidings.storage.interface import Item, Store
-from tidings.storage.tables import BADGES, ENTRIES, INBOXES
+from tidings.storage.sqlite import SqliteStore
+from tidings.storage.tables import BADGES, ENTRIES, INBOXES, ROOMS
 
 STORES = BOTH_STORES
 
@@ -66,6 +69,10 @@ async def opened(store: Store) -> AsyncIterator[Parts]:
         await parts.close()
 
 
+def quietly(what: str, done: int, total: int) -> None:
+    """Show nothing."""
+
+
 class Imported:
     """What an import did, and what is in its quarantine."""
 
@@ -78,7 +85,9 @@ class Imported:
         return {each["key"]: each["reason"] for each in self.odd}
 
 
-async def bring(store: Store, path: Path, *, is_unread: bool = False) -> Imported:
+async def bring(
+    store: Store, path: Path, *, is_unread: bool = False, progress: Progress = quietly
+) -> Imported:
     """Import, and find everything sound."""
     odd_path = path.with_suffix(".odd.jsonl")
     quarantine = Quarantine(odd_path)
@@ -89,7 +98,13 @@ async def bring(store: Store, path: Path, *, is_unread: bool = False) -> Importe
         ):
             caller = administrator("acme")
             importing = SlackImport(
-                export, store, parts.users, loading, caller, is_unread=is_unread
+                export,
+                store,
+                parts.users,
+                loading,
+                caller,
+                is_unread=is_unread,
+                progress=progress,
             )
             report = await importing.run()
     quarantine.close()
@@ -418,3 +433,55 @@ async def test_ids_that_are_somebody_elses_are_not_taken(store: Store, tmp_path:
     await bring(store, small().write(tmp_path / "team.zip"))
     assert (await said(store, pair_room_id(f"slack:{ANN}", BEN)))[0] == (f"slack:{ANN}", "psst")
     assert PAIR not in [each["room_id"] for each in (await store.scan(INBOXES)).items]
+
+
+async def test_a_full_disk_and_a_broken_off_import_leave_a_way_on(tmp_path: Path) -> None:
+    path = large(7, people=40, channels=3, messages=1_500).write(tmp_path / "large.zip")
+    async with SqliteStore.open(tmp_path / "store.db") as store:
+        async with opened(store):
+            pass
+        writer = store._writer
+        writer.pragma("max_page_count", writer.pragma("page_count") + 40)
+        with pytest.raises(Unavailable, match="disk is full"):
+            await bring(store, path)
+        assert (await store.scan(ROOMS)).items == []
+        writer.pragma("max_page_count", 1 << 30)
+        stopping = Stopping()
+        with pytest.raises(Stopping):
+            await bring(store, path, progress=stopping)
+        assert stopping.told
+        imported = await bring(store, path)
+        effects = imported.report.effects
+        assert effects.messages_added + effects.messages_present == 1_500
+
+
+class Stopping(Exception):
+    """Breaks an import off once it is loading."""
+
+    def __init__(self) -> None:
+        self.told = 0
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        if what == "Importing":
+            self.told += 1
+            if self.told == 2:
+                raise self
+
+
+def test_the_command(tmp_path: Path) -> None:
+    export = small()
+    export.talk["general"].append({"type": "message", "ts": ts(99), "text": "of nobody"})
+    export.write(tmp_path / "team.zip")
+    store = ("--store", f"sqlite:///{tmp_path}/t.db")
+    done = run_tidings("import", "slack", "team.zip", *store, folder=tmp_path)
+    assert done.code == 0, done.errors
+    assert "a message of nobody" in done.errors
+    assert "19" in done.output
+    odd = (tmp_path / "team.odd.jsonl").read_text().splitlines()
+    assert [json.loads(line)["reason"] for line in odd] == ["a message of nobody"]
+    again = run_tidings("import", "slack", "team.zip", *store, "--json", folder=tmp_path)
+    effects = json.loads(again.output)["effects"]
+    assert (effects["messages_added"], effects["messages_present"]) == (0, 19)
+    assert run_tidings("audit", *store).code == 0
+    torn = run_tidings("import", "slack", "odd.jsonl", *store, folder=tmp_path)
+    assert (torn.code, torn.errors.count("\n")) == (1, 1)

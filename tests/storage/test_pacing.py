@@ -26,7 +26,6 @@ from tidings.storage.retries import Kind
 from tidings.storage.sqlite import SqliteStore
 from tidings.storage.tables import INBOXES, ROOMS
 
-
 TURN_S = 1e-6
 """What a turn of the loop takes."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -51,11 +52,13 @@ def import_slack(
 
     Odd records are left out, or noted, with their reasons; they never stop an import.
     """
+    from tidings import logs
     from tidings.importing.loading import Loading
     from tidings.importing.quarantine import Quarantine
     from tidings.importing.slack import SlackImport
     from tidings.importing.slackzips import SlackZip
 
+    logs.configure("off", sys.stderr)  # what went wrong is in the report, or is the error
     odd = Quarantine(quarantine or file.with_suffix(".odd.jsonl"))
 
     async def run() -> SlackReport:

@@ -11,12 +11,14 @@ it tells of afterwards (CHANGES_MAX) and one slice of a day, not by its messages
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, TypeAlias
 
 import msgspec
 
+from tidings.ids import pair_room_id
 from tidings.importing.loading import Loading
 from tidings.importing.quarantine import Quarantine
 from tidings.importing.records import (
@@ -25,7 +27,6 @@ from tidings.importing.records import (
     RoomRecord,
     UserRecord,
     fitting_id,
-    pair_room_id,
 )
 from tidings.importing.reports import Report
 from tidings.importing.slackrecords import (
@@ -134,7 +135,7 @@ class SlackImport:
         report = self._report
         known = self._read_users()
         places = self._read_conversations()
-        strangers = self._survey(places)
+        strangers = await self._survey(places)
         await self._store_users(known, places, strangers)
         self._bytes_done = 0
         for place in places:
@@ -203,14 +204,16 @@ class SlackImport:
             self._odd.add("folder", folder, reason, {"files": len(days)})
         return list(places.values())
 
-    def _survey(self, places: list[_Place]) -> dict[str, str]:
+    async def _survey(self, places: list[_Place]) -> dict[str, str]:
         """The first pass: names of those who are in no list, by Slack's id."""
         strangers: dict[str, str] = {}
         total = sum(self._export.size_bytes(day) for place in places for day in place.days)
         done = 0
         for place in places:
             for day in place.days:
-                for found in self._export.records(day):
+                for number, found in enumerate(self._export.records(day)):
+                    if number % CHUNK_MESSAGES == 0:
+                        await asyncio.sleep(0)  # the lease is kept meanwhile
                     if not found.is_whole and "damaged in the zip" in (found.reason or ""):
                         self._damaged.add(day)
                     self._look(place, found, strangers)
@@ -346,6 +349,7 @@ class SlackImport:
                     if len(waiting) >= CHUNK_MESSAGES:
                         yield waiting
                         waiting = []
+                        await asyncio.sleep(0)  # the lease is kept, though all may be there
             self._bytes_done += self._export.size_bytes(day)
             self._progress("Importing", self._bytes_done, total)
         if waiting:
