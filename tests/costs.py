@@ -260,6 +260,9 @@ async def _in_a_room(
     yield f"PUT {ROOM}/read", "again", await price("PUT", "/read", read, last)
     yield f"PUT {ROOM}/mute", "", await price("PUT", "/mute", {"muted": True}, last)
     await price("PUT", "/mute", {"muted": False}, last)
+    yield f"GET {ROOM}/inbox", "", await price("GET", "/inbox", by=last)
+    yield f"PUT {ROOM}/hide", "", await price("PUT", "/hide", {"hidden": True}, last)
+    await price("PUT", "/hide", {"hidden": False}, last)
     yield f"PATCH {ROOM}", "another title", await price("PATCH", "", {"title": "Letters"})
     yield f"POST {ROOM}/typing", "", await price("POST", "/typing", by=last)
     joining = {"user_id": "joiner"}

@@ -83,6 +83,8 @@ DELETE ~/members/{user_id}  self    groups  rooms     204  204  204 | 404 404 | 
 DELETE ~/members/{user_id}  self    support rooms     409  204  204 | 404 404 | .   | 404 .
 DELETE ~/members/{user_id}  self    direct  rooms     409  .    409 | .   .   | .   | 404 .
 PUT    ~/mute               -       all     -         200  200  200 | 403 403 | 403 | 404 403
+GET    ~/inbox              -       all     -         200  200  200 | 403 403 | 403 | 404 403
+PUT    ~/hide               -       all     -         200  200  200 | 403 403 | 403 | 404 403
 POST   ~/messages           -       closed  messages  201  201  201 | .   .   | 403 | 404 403
 POST   ~/messages           -       public  messages  201  201  201 | 403 403 | 403 | 404 403
 POST   ~/messages           -       support messages  201  201  201 | 201 201 | 403 | 404 403
@@ -428,6 +430,7 @@ def _body(scene: Scene, call: str, deed: str, user_id: str) -> Any:
         else {deed: changes.get(deed)},
         "POST members": {"user_id": user_id if deed == "self" else "ida"},
         "PUT mute": {"muted": True},
+        "PUT hide": {"hidden": True},
         "POST messages": {"client_id": f"c{scene.number()}", "text": "hello"}
         | ({"as_user": "max"} if deed == "as_user" else {}),
         "PATCH {seq}": {"text": "changed"},

@@ -351,6 +351,7 @@ OTHER_CALLS: list[tuple[str, str, Any, int]] = [
     ("PUT", "/v1/rooms/r1/read", {"seq": 2**63}, 400),
     ("PUT", "/v1/rooms/r1/read", {"seq": True}, 400),
     ("PUT", "/v1/rooms/r1/mute", {"muted": "yes"}, 400),
+    ("PUT", "/v1/rooms/r1/hide", {}, 400),
     ("PATCH", "/v1/rooms/r1/messages/1", {"text": ""}, 400),
     ("PATCH", "/v1/rooms/r1/messages/1", {"text": TOO_LONG}, 413),
     ("PATCH", "/v1/rooms/r1/messages/4", {"text": "a"}, 404),

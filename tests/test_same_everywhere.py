@@ -274,6 +274,8 @@ async def talk(told: Telling, made: list[str], clock: FakeClock) -> None:
     for seq in (2, 1, 99, 6):
         await told.ask("max", "PUT", f"/v1/rooms/{team}/read", {"seq": seq})
     await told.ask("max", "PUT", f"/v1/rooms/{team}/mute", {"muted": True})
+    await told.ask("max", "PUT", f"/v1/rooms/{team}/hide", {"hidden": True})
+    await told.pages("max", "/v1/inbox?limit=2")
     await told.ask("max", "GET", "/v1/me")
     await told.ask("carl", "GET", f"/v1/rooms/{team}")
     await told.ask("carl", "PUT", f"/v1/rooms/{team}/read", {"seq": 1})

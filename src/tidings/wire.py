@@ -191,6 +191,8 @@ class InboxItem(Struct, frozen=True, omit_defaults=False):
     preview: str | None
     muted: bool = False
     left: bool = False
+    hidden: bool = False
+    """Its owner took it off the list, and nothing came since."""
     status: Status | None = None
     assignee_id: str | None = None
 
@@ -387,6 +389,12 @@ class Mute(Struct, frozen=True, forbid_unknown_fields=True):
     """Whether the room is left out of the caller's total."""
 
     muted: bool
+
+
+class Hide(Struct, frozen=True, forbid_unknown_fields=True):
+    """Whether the room is off one's list, until something new comes."""
+
+    hidden: bool
 
 
 class CreateRoom(Struct, frozen=True, forbid_unknown_fields=True):

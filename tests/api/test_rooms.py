@@ -423,6 +423,28 @@ async def test_a_muted_room_counts_for_itself_but_not_in_the_total(company: Comp
     assert (await company.site.call("PUT", path, company.ada, {"muted": True})).status == 404
 
 
+async def test_a_hidden_room_comes_back_with_what_is_new(company: Company) -> None:
+    room = await company.room(company.mia, kind="direct", member_ids=["max"])
+    other = await company.room(company.mia, kind="group", member_ids=["max"])
+    path = f"/v1/rooms/{room}/hide"
+    hidden = await company.site.call("PUT", path, company.max, {"hidden": True})
+    assert (hidden.status, hidden.json["hidden"]) == (200, True)
+    assert await company.ids("/v1/inbox", company.max) == [other]
+    assert await company.ids("/v1/inbox", company.mia) == [other, room]
+    shown = await company.site.call("PUT", path, company.max, {"hidden": False})
+    assert shown.json["hidden"] is False
+    assert await company.ids("/v1/inbox", company.max) == [other, room]
+    await company.site.call("PUT", path, company.max, {"hidden": True})
+    await company.post(room, company.mia, "m1")
+    assert await company.ids("/v1/inbox", company.max) == [room, other]
+    await company.site.call("PUT", path, company.max, {"hidden": True})
+    assert await company.ids("/v1/inbox?unread=true", company.max) == []
+    assert await company.unread(company.max) == 1
+    row = await company.get(f"/v1/rooms/{room}/inbox", company.max)
+    assert (row["hidden"], row["unread"], row["with"][0]["id"]) == (True, 1, "mia")
+    assert (await company.site.call("PUT", path, company.ada, {"hidden": True})).status == 404
+
+
 async def test_me_has_the_totals_of_the_badge(company: Company) -> None:
     room = await company.room(company.mia, kind="direct", member_ids=["max"])
     await company.post(room, company.mia, "m1")

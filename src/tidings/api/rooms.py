@@ -112,12 +112,28 @@ async def remove_member(call: Call[MemberPath, Nothing, Nothing]) -> None:
     await call.features.chat.rooms.remove_member(call.caller, call.path.room_id, call.path.user_id)
 
 
+@SECTION.endpoint("GET", "/v1/rooms/{room_id}/inbox", callers=Callers.SESSION)
+async def get_inbox_row(call: Call[RoomPath, Nothing, Nothing]) -> wire.InboxItem:
+    """Get the caller's own row of a room.
+
+    It is the one that the inbox lists, and is there for a hidden room too."""
+    return await call.features.chat.rooms.row(call.caller, call.path.room_id)
+
+
 @SECTION.endpoint("PUT", "/v1/rooms/{room_id}/mute", callers=Callers.SESSION)
 async def mute_room(call: Call[RoomPath, Nothing, wire.Mute]) -> wire.InboxItem:
     """Mute a room, or end that.
 
     A muted room still counts for itself, but not in the total."""
     return await call.features.chat.rooms.mute(call.caller, call.path.room_id, call.body.muted)
+
+
+@SECTION.endpoint("PUT", "/v1/rooms/{room_id}/hide", callers=Callers.SESSION)
+async def hide_room(call: Call[RoomPath, Nothing, wire.Hide]) -> wire.InboxItem:
+    """Take a room off one's list, or put it back.
+
+    It comes back by itself with the next entry. What is unread in it still counts."""
+    return await call.features.chat.rooms.hide(call.caller, call.path.room_id, call.body.hidden)
 
 
 @SECTION.endpoint("GET", "/v1/inbox", callers=Callers.SESSION)

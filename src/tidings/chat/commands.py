@@ -139,6 +139,16 @@ class Mute(msgspec.Struct, frozen=True):
     is_muted: bool
 
 
+class Hide(msgspec.Struct, frozen=True):
+    """Take a room off one's list until something new comes, or put it back.
+
+    Answers True if that was new.
+    """
+
+    user_id: str
+    is_hidden: bool
+
+
 class Create(msgspec.Struct, frozen=True):
     """Make the room with its first members. Answers (RoomRow, is_new)."""
 
@@ -170,6 +180,7 @@ Command: TypeAlias = (
     | Change
     | Wake
     | Mute
+    | Hide
     | Create
     | Found
 )
@@ -204,7 +215,9 @@ def named_users(command: Command) -> tuple[str, ...]:
             return (sender, *mentions)
         case Edit(actor_id=actor) | Remove(actor_id=actor) | React(actor_id=actor):
             return (actor,)
-        case Read(user_id=user) | Mute(user_id=user) | Join(user_id=user) | Leave(user_id=user):
+        case Read(user_id=user) | Mute(user_id=user) | Hide(user_id=user):
+            return (user,)
+        case Join(user_id=user) | Leave(user_id=user):
             return (user,)
         case Change(changes=changes):
             assignee = changes.get("assignee_id")
@@ -263,7 +276,7 @@ def items_max(command: Command, *, is_inline: bool, is_shut: bool) -> int:
             return 3  # the blobs that it lets go of are in the schedule
         case Erase(seqs=seqs):
             return 2 * len(seqs)
-        case Read() | Mute():
+        case Read() | Mute() | Hide():
             return 0 if is_inline else 2
         case Join() | Leave():
             return 5

@@ -470,7 +470,7 @@ class Commits:
             if key in remembered - doubted:
                 doubted.add(key)
                 await self._know_room(workspace, room_id, is_fresh=True, is_held=True)
-            if isinstance(command, commands.Read | commands.Mute):
+            if isinstance(command, commands.Read | commands.Mute | commands.Hide):
                 key = user_key(workspace, command.user_id)
                 if key in remembered:
                     doubted.add(key)

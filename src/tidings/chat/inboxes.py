@@ -132,11 +132,11 @@ class Inboxes:
         status: wire.Status | None,
         kind: wire.RoomKind | None,
     ) -> Sequence[tuple[Participation, RoomRow]]:
-        """The rows that match and were not left, with their rooms."""
+        """The rows that match and were neither left nor hidden, with their rooms."""
         rows = [
             row
             for row in map(participation_from_item, items)
-            if not row.is_left and kind in (None, row.kind)
+            if not row.is_left and not row.is_hidden and kind in (None, row.kind)
         ]
         if status is not None:
             rows = [row for row in rows if row.kind == "support"]
@@ -257,6 +257,7 @@ def _item(row: Participation, room: RoomRow, others: Sequence[wire.User]) -> wir
         preview=row.preview,
         muted=row.is_muted,
         left=row.is_left,
+        hidden=row.is_hidden,
         status=room.status if is_there else None,
         assignee_id=room.assignee_id if is_there else None,
     )

@@ -608,6 +608,17 @@ class _RoomPlan:
         self.renewed.add(c.user_id)
         return True
 
+    def hide(self, c: commands.Hide) -> bool:
+        self.require_member(c.user_id)
+        row = self.peek(c.user_id)
+        assert row is not None
+        if row.is_hidden is c.is_hidden:
+            return False
+        self.own(c.user_id).hidden_seq = self.there.head if c.is_hidden else None
+        self.read.add(c.user_id)
+        self.renewed.add(c.user_id)
+        return True
+
     def create(self, c: commands.Create) -> tuple[RoomRow, bool]:
         if self.room is not None:
             return self.room, False
@@ -661,6 +672,8 @@ class _RoomPlan:
                 return self.wake(command)
             case commands.Mute():
                 return self.mute(command)
+            case commands.Hide():
+                return self.hide(command)
             case commands.Create():
                 return self.create(command)
             case commands.Found():
@@ -748,7 +761,7 @@ def _note_unproven(plan: Plan, rooms: Sequence[_RoomPlan]) -> None:
     """A room that is written proves who is in it and its log, a total the user's own rows."""
     for (command, answer), planned in zip(plan.answers, rooms, strict=True):
         is_room_proven = planned.room is not None and planned.room != planned.before
-        if isinstance(command, commands.Read | commands.Mute) and not isinstance(
+        if isinstance(command, commands.Read | commands.Mute | commands.Hide) and not isinstance(
             answer, TidingsError
         ):
             is_proven = command.user_id in plan.badges
@@ -885,6 +898,7 @@ def _write_row(plan: Plan, planned: _RoomPlan, user_id: str, badge: BadgeRow) ->
         is_row_changed=is_renewed,
         is_left=row.is_left,
         is_muted=row.is_muted,
+        is_hidden=row.is_hidden,
     )
 
 
@@ -933,6 +947,8 @@ def _row_write(
         }
     if row.is_muted is not old.is_muted or row.is_left is not old.is_left:
         fields |= {"is_muted": row.is_muted or None, "is_left": row.is_left or None}
+    if row.hidden_seq != old.hidden_seq:
+        fields["hidden_seq"] = row.hidden_seq
     key = (user_key(workspace, user_id), row.room_id)
     return Update(INBOXES, key, set=fields, when=(Exists(),))
 

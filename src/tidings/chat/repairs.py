@@ -315,6 +315,7 @@ def _wanted(row: RowToMend, reached: int, version: int) -> Item:
         "counted_seq": row.counted_seq,
         "joined_seq": row.joined_seq,
         "is_muted": stored.get("is_muted"),
+        "hidden_seq": stored.get("hidden_seq"),
         "is_left": None if row.is_member else True,
         "preview": (stored.get("preview") or "")[: wire.PREVIEW_CHARACTERS_MAX] or None,
         "preview_seq": preview_seq or None,

@@ -10,7 +10,7 @@ from msgspec import UNSET
 
 from tidings import wire
 from tidings.chat import access
-from tidings.chat.commands import FOUNDERS_INLINE_MAX, Change, Create, Join, Leave, Mute
+from tidings.chat.commands import FOUNDERS_INLINE_MAX, Change, Create, Hide, Join, Leave, Mute
 from tidings.chat.commits import Commits
 from tidings.chat.inboxes import Inboxes
 from tidings.chat.listings import list_rooms, public_listings, support_listings
@@ -330,16 +330,36 @@ class Rooms:
 
     # --- one's own -----------------------------------------------------------------------------
 
+    async def row(self, caller: Caller, room_id: str) -> wire.InboxItem:
+        """The caller's own row of the room, hidden or not. Raises Forbidden, NotFound."""
+        user_id = access.require_user(caller)
+        _, own = await self._visible(caller, room_id)
+        access.require_member(caller, own)
+        return await self._inboxes.item(caller.workspace, user_id, room_id)
+
     async def mute(self, caller: Caller, room_id: str, muted: bool) -> wire.InboxItem:
         """Leave the room out of the caller's total, or take it in again; the row of the inbox.
 
         Raises Forbidden, NotFound.
         """
         user_id = access.require_user(caller)
+        return await self._change_row(caller, room_id, Mute(user_id, muted))
+
+    async def hide(self, caller: Caller, room_id: str, hidden: bool) -> wire.InboxItem:
+        """Take the room off the caller's list until something new comes, or put it back; the row.
+
+        Nothing else changes: what is unread still counts. Raises Forbidden, NotFound.
+        """
+        user_id = access.require_user(caller)
+        return await self._change_row(caller, room_id, Hide(user_id, hidden))
+
+    async def _change_row(
+        self, caller: Caller, room_id: str, command: Mute | Hide
+    ) -> wire.InboxItem:
         _, own = await self._visible(caller, room_id)
         access.require_member(caller, own)
-        await self._commits.submit(caller.workspace, room_id, Mute(user_id, muted))
-        return await self._inboxes.item(caller.workspace, user_id, room_id)
+        await self._commits.submit(caller.workspace, room_id, command)
+        return await self._inboxes.item(caller.workspace, command.user_id, room_id)
 
     async def typing(self, caller: Caller, room_id: str) -> None:
         """Tell the other members who are connected; in a large room TYPING_TOLD_MAX of them.

@@ -173,6 +173,8 @@ class Participation(msgspec.Struct):
     joined_seq: int = 0
     is_muted: bool = False
     is_left: bool = False
+    hidden_seq: int | None = None
+    """Hidden while there is no entry above this one; None where it never was."""
     preview: str | None = None
     preview_seq: int = 0
     active_at: int = 0
@@ -181,6 +183,11 @@ class Participation(msgspec.Struct):
     unread_feed: int | None = None
     """There while something is unread: the feed at which that began."""
     marks: Marks = ""
+
+    @property
+    def is_hidden(self) -> bool:
+        """Whether its owner took the room off their list, and nothing came since."""
+        return self.hidden_seq is not None and self.counted_seq <= self.hidden_seq
 
 
 def participation_from_item(item: Item) -> Participation:
@@ -196,6 +203,7 @@ def participation_from_item(item: Item) -> Participation:
         joined_seq=item["joined_seq"],
         is_muted=bool(item.get("is_muted")),
         is_left=bool(item.get("is_left")),
+        hidden_seq=item.get("hidden_seq"),
         preview=item.get("preview"),
         preview_seq=item.get("preview_seq") or 0,
         active_at=item["active_at"],
@@ -219,6 +227,7 @@ def participation_to_item(row: Participation, workspace: str, user_id: str) -> I
         "joined_seq": row.joined_seq,
         "is_muted": row.is_muted or None,
         "is_left": row.is_left or None,
+        "hidden_seq": row.hidden_seq,
         "preview": row.preview,
         "preview_seq": row.preview_seq or None,
         "active_at": row.active_at,

@@ -51,9 +51,10 @@ class RoomUpdate(msgspec.Struct, frozen=True, array_like=True):
     is_read_moved: bool = False
     """The user's own read mark moved, by a device of theirs."""
     is_row_changed: bool = False
-    """The inbox row itself changed: joined, left, muted."""
+    """The inbox row itself changed: joined, left, muted, hidden."""
     is_left: bool = False
     is_muted: bool = False
+    is_hidden: bool = False
 
 
 class UserUpdate(msgspec.Struct, frozen=True, array_like=True):

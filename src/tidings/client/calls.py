@@ -299,10 +299,20 @@ class Client:
             if cursor is None:
                 return
 
+    async def inbox_row(self, room_id: str) -> wire.InboxItem:
+        """The caller's own row of a room, hidden or not."""
+        return await self._call("GET", f"/v1/rooms/{room_id}/inbox", wire.InboxItem)
+
     async def mute(self, room_id: str, *, muted: bool) -> wire.InboxItem:
         """Leave a room out of the caller's total, or take it in again."""
         return await self._call(
             "PUT", f"/v1/rooms/{room_id}/mute", wire.InboxItem, wire.Mute(muted)
+        )
+
+    async def hide(self, room_id: str, *, hidden: bool = True) -> wire.InboxItem:
+        """Take a room off the caller's list until something new comes, or put it back."""
+        return await self._call(
+            "PUT", f"/v1/rooms/{room_id}/hide", wire.InboxItem, wire.Hide(hidden)
         )
 
     # The log

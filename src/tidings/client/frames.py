@@ -87,12 +87,13 @@ class Row(Struct, frozen=True):
     preview: str | None = None
     muted: bool = False
     left: bool = False
+    hidden: bool = False
     status: wire.Status | None = None
     assignee_id: str | None = None
 
 
 class RoomUpdate(Frame, tag="room", frozen=True):
-    """An inbox row changed: joined, left, muted, or what the room is."""
+    """An inbox row changed: joined, left, muted, hidden, or what the room is."""
 
     room: Row
     version: int

@@ -294,5 +294,6 @@ def _bare_row(room: RoomUpdate) -> bytes:
             "head": room.head,
             "muted": room.is_muted,
             "left": room.is_left,
+            "hidden": room.is_hidden,
         }
     )

@@ -187,6 +187,7 @@ INBOXES = Table(
         "joined_seq": int,
         "is_muted": bool,
         "is_left": bool,
+        "hidden_seq": int,
         "preview": str,
         "preview_seq": int,
         "active_at": int,
