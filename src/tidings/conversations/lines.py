@@ -1,0 +1,117 @@
+"""What one line of a list says in Redis: read leniently, with a reason for all that is odd."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping as Fields
+from typing import Any
+
+import msgspec
+
+from tidings.conversations.mapping import Mapping, Metadata
+from tidings.wire import TEXT_CHARACTERS_MAX
+
+UNREAD_MAX = 10**9
+"""An unread number above this is a mistake."""
+_YES = frozenset({"1", "true", "yes", "on"})
+
+
+class Line(msgspec.Struct):
+    """The metadata of one line, as far as it could be read."""
+
+    unread: int = 0
+    is_muted: bool = False
+    text: str | None = None
+    sender_id: str | None = None
+    message_id: str | None = None
+    odd: list[str] = []
+    """Why something was left out or changed."""
+
+
+def fields_of(metadata: Metadata, raw: Any) -> tuple[dict[str, Any], str | None]:
+    """The stored fields by name, and what is wrong with them.
+
+    `raw` is what HGETALL or GET returned, or the error that it raised; None and {} are no fields.
+    """
+    if isinstance(raw, Exception):
+        return {}, f"metadata is of another type: {raw}"
+    if not raw:
+        return {}, None
+    if metadata.type == "hash":
+        return {name.decode(errors="replace"): value for name, value in raw.items()}, None
+    try:
+        decoded = msgspec.json.decode(raw)
+    except msgspec.DecodeError as error:
+        return {}, f"metadata is no JSON: {error}"
+    if not isinstance(decoded, dict):
+        return {}, "metadata is no JSON object"
+    return decoded, None
+
+
+def read_line(metadata: Metadata, raw: Any) -> Line:
+    """The metadata of one line."""
+    fields, wrong = fields_of(metadata, raw)
+    line = Line(odd=[wrong] if wrong else [])
+    if metadata.unread is not None:
+        line.unread = _count(fields, metadata.unread, line.odd)
+    if metadata.muted is not None:
+        line.is_muted = (_text(fields, metadata.muted, line.odd) or "").lower() in _YES
+    if metadata.text is not None:
+        text = _text(fields, metadata.text, line.odd) or None
+        if text is not None and len(text) > TEXT_CHARACTERS_MAX:
+            line.odd.append(f"text of {len(text)} characters was cut")
+            text = text[:TEXT_CHARACTERS_MAX]
+        line.text = text
+    if metadata.sender is not None:
+        line.sender_id = _text(fields, metadata.sender, line.odd) or None
+    if metadata.message_id is not None:
+        line.message_id = _text(fields, metadata.message_id, line.odd) or None
+    return line
+
+
+def time_of(mapping: Mapping, score: float, now_ms: int, odd: list[str]) -> int:
+    """The time that a score stands for, between 1970 and now; a reason where it is not."""
+    at_ms = mapping.at_ms(score)
+    if math.isnan(at_ms):
+        odd.append(f"score {score} is no time: taken as 1970")
+        return 0
+    if at_ms < 0:
+        odd.append(f"score {score} is before 1970: taken as 1970")
+        return 0
+    if at_ms > now_ms:
+        odd.append(f"score {score} is in the future: taken as now")
+        return now_ms
+    return int(at_ms)
+
+
+def _count(fields: Fields[str, Any], name: str, odd: list[str]) -> int:
+    value = fields.get(name)
+    if value is None or value in (b"", ""):
+        return 0
+    try:
+        count = int(value)
+    except (TypeError, ValueError):
+        odd.append(f"{name} is no number: taken as 0")
+        return 0
+    if not 0 <= count <= UNREAD_MAX:
+        odd.append(f"{name} is {count}: taken as 0")
+        return 0
+    return count
+
+
+def _text(fields: Fields[str, Any], name: str, odd: list[str]) -> str | None:
+    value = fields.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            odd.append(f"{name} is not UTF-8: what can't be read was replaced")
+            return value.decode(errors="replace")
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str | int | float):
+        return str(value)
+    odd.append(f"{name} is no text")
+    return None
