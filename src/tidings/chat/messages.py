@@ -142,12 +142,16 @@ class Messages:
                 added += result.is_new
         return ImportResult(added, len(messages) - added)
 
+    def body_hash(self, text: str) -> str:
+        """What the receipt of an imported message keeps of it."""
+        return _hash(text, [], None, [])
+
     def _imported(self, message: ImportedMessage) -> Post:
         _check_text(message.text)
         return Post(
             sender_id=message.sender_id,
             client_id=message.client_id,
-            body_hash=_hash(message.text, [], None, []),
+            body_hash=self.body_hash(message.text),
             entry_id=self._ids.new("ent"),
             at=message.created_at_ms,
             text=message.text,

@@ -21,6 +21,7 @@ from tidings.cli import (
     measures,
     nodes,
     people,
+    redis_imports,
     rooms,
     services,
     slack,
@@ -45,6 +46,7 @@ rooms.register(app)
 imports.register(app)
 exports.register(app)
 slack.register(app)
+redis_imports.register(imports.imports)
 checks.register(app)
 nodes.register(app)
 measures.register(app)

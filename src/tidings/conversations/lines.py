@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping as Fields
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -28,29 +28,29 @@ class Line(msgspec.Struct):
     """Why something was left out or changed."""
 
 
-def fields_of(metadata: Metadata, raw: Any) -> tuple[dict[str, Any], str | None]:
+def fields_of(kind: Literal["hash", "json"], raw: Any) -> tuple[dict[str, Any], str | None]:
     """The stored fields by name, and what is wrong with them.
 
     `raw` is what HGETALL or GET returned, or the error that it raised; None and {} are no fields.
     """
     if isinstance(raw, Exception):
-        return {}, f"metadata is of another type: {raw}"
+        return {}, "it is of another type"
     if not raw:
         return {}, None
-    if metadata.type == "hash":
+    if kind == "hash":
         return {name.decode(errors="replace"): value for name, value in raw.items()}, None
     try:
         decoded = msgspec.json.decode(raw)
-    except msgspec.DecodeError as error:
-        return {}, f"metadata is no JSON: {error}"
+    except msgspec.DecodeError:
+        return {}, "it is no JSON"
     if not isinstance(decoded, dict):
-        return {}, "metadata is no JSON object"
+        return {}, "it is no JSON object"
     return decoded, None
 
 
 def read_line(metadata: Metadata, raw: Any) -> Line:
     """The metadata of one line."""
-    fields, wrong = fields_of(metadata, raw)
+    fields, wrong = fields_of(metadata.type, raw)
     line = Line(odd=[wrong] if wrong else [])
     if metadata.unread is not None:
         line.unread = _count(fields, metadata.unread, line.odd)
@@ -59,7 +59,7 @@ def read_line(metadata: Metadata, raw: Any) -> Line:
     if metadata.text is not None:
         text = _text(fields, metadata.text, line.odd) or None
         if text is not None and len(text) > TEXT_CHARACTERS_MAX:
-            line.odd.append(f"text of {len(text)} characters was cut")
+            line.odd.append(f"{metadata.text} is too long and was cut")
             text = text[:TEXT_CHARACTERS_MAX]
         line.text = text
     if metadata.sender is not None:
@@ -73,13 +73,13 @@ def time_of(mapping: Mapping, score: float, now_ms: int, odd: list[str]) -> int:
     """The time that a score stands for, between 1970 and now; a reason where it is not."""
     at_ms = mapping.at_ms(score)
     if math.isnan(at_ms):
-        odd.append(f"score {score} is no time: taken as 1970")
+        odd.append("a score that is no time, taken as 1970")
         return 0
     if at_ms < 0:
-        odd.append(f"score {score} is before 1970: taken as 1970")
+        odd.append("a score before 1970, taken as 1970")
         return 0
     if at_ms > now_ms:
-        odd.append(f"score {score} is in the future: taken as now")
+        odd.append("a score in the future, taken as now")
         return now_ms
     return int(at_ms)
 
@@ -94,7 +94,7 @@ def _count(fields: Fields[str, Any], name: str, odd: list[str]) -> int:
         odd.append(f"{name} is no number: taken as 0")
         return 0
     if not 0 <= count <= UNREAD_MAX:
-        odd.append(f"{name} is {count}: taken as 0")
+        odd.append(f"{name} is out of range: taken as 0")
         return 0
     return count
 

@@ -133,7 +133,7 @@ class RedisConversations(Operations):
                     and line.message_id == message.message_id
                     and line.sender_id in (None, message.sender_id)
                 )
-                fields, _ = fields_of(metadata, raw)
+                fields, _ = fields_of(metadata.type, raw)
                 if metadata.unread is not None and pair[0] == message.receiver_id and not is_again:
                     fields[metadata.unread] = line.unread + 1
                 if metadata.text is not None:
@@ -161,7 +161,7 @@ class RedisConversations(Operations):
         list_key, key = self.mapping.list_key(owner), self.mapping.metadata_key(owner, opponent)
         await pipe.watch(list_key, key)
         score = await pipe.zscore(list_key, self.mapping.member(opponent))
-        fields, _ = fields_of(metadata, await self._read_raw(pipe, key))
+        fields, _ = fields_of(metadata.type, await self._read_raw(pipe, key))
         pipe.multi()
         if score is not None:
             value: Any = 0

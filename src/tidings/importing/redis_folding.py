@@ -1,0 +1,232 @@
+"""A conversation as it was in Redis becomes a direct room: its log, and the rows of its two people.
+
+Pure. Every count of a room is that of its messages, so an unread number needs messages behind it:
+those that the mapping names, or as many entries that stand for them (`[unread]` of the mapping).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from hashlib import blake2b
+from typing import Any
+
+import msgspec
+
+from tidings.clock import parse_rfc3339
+from tidings.conversations.lines import Line, time_of
+from tidings.conversations.mapping import Mapping
+from tidings.ids import is_id, pair_room_id
+from tidings.importing.redis_odd import Odd
+from tidings.importing.redis_source import Pair, Side, message_fields
+from tidings.wire import TEXT_CHARACTERS_MAX
+
+UNREAD_CARRIED_MAX = 100
+"""Entries that stand for unread messages, for each of the two."""
+_HASH_BYTES = 16
+
+
+class Said(msgspec.Struct, frozen=True):
+    """One entry of the log."""
+
+    sender_id: str
+    client_id: str
+    text: str
+    at_ms: int
+
+
+class Seat(msgspec.Struct, frozen=True):
+    """One of the two, with their own line; hidden where their list does not have it."""
+
+    user_id: str
+    name: str
+    """What Redis calls them."""
+    score: float
+    active_at: int
+    read_seq: int
+    unread: int
+    is_muted: bool
+    is_hidden: bool
+
+
+class Folded(msgspec.Struct, frozen=True):
+    """A conversation ready to be stored."""
+
+    room_id: str
+    log: list[Said]
+    seats: tuple[Seat, Seat]
+    unread_in_source: int
+
+
+def fitting_id(text: str, prefix: str) -> str:
+    """An id for what Redis calls `text`: the same where it may be one, else a hash of it.
+
+    Two texts have the same id with a probability of 2^-128.
+    """
+    if is_id(text):
+        return text
+    digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=_HASH_BYTES)
+    return f"{prefix}-{digest.hexdigest()}"
+
+
+def fold(mapping: Mapping, pair: Pair, now_ms: int, odd: Odd) -> Folded:
+    """The room that the conversation becomes."""
+    found, other = pair.sides
+    names = (found.owner, pair.opponent)
+    lines = (found.line, Line() if other is None else other.line)
+    scores = (found.score, -math.inf if other is None else other.score)
+    times = [_time(mapping, side, now_ms, odd) for side in pair.sides if side is not None]
+    newest = max(times)
+    unread = tuple(line.unread for line in lines)
+    log = _log(mapping, pair, names, lines, newest, now_ms, odd)
+    seats = []
+    for side in (0, 1):
+        is_hidden = side == 1 and other is None
+        read_seq, carried = _read(log, fitting_id(names[side], "redis"), unread[side])
+        if carried < unread[side]:
+            key = f"{names[side]} with {names[1 - side]}"
+            detail = f"{unread[side]} unread, carried as {carried}"
+            odd.add("unread", key, "more than has entries behind it", detail=detail)
+        seats.append(
+            Seat(
+                user_id=fitting_id(names[side], "redis"),
+                name=names[side],
+                score=scores[side],
+                active_at=newest if is_hidden else times[side],
+                read_seq=read_seq,
+                unread=carried,
+                is_muted=lines[side].is_muted,
+                is_hidden=is_hidden,
+            )
+        )
+    return Folded(
+        room_id=pair_room_id(seats[0].user_id, seats[1].user_id),
+        log=log,
+        seats=(seats[0], seats[1]),
+        unread_in_source=sum(unread),
+    )
+
+
+def _time(mapping: Mapping, side: Side, now_ms: int, odd: Odd) -> int:
+    reasons: list[str] = []
+    at_ms = time_of(mapping, side.score, now_ms, reasons)
+    for reason in reasons:
+        odd.add("score", mapping.list_key(side.owner), reason, detail=str(side.score))
+    return at_ms
+
+
+def _log(
+    mapping: Mapping,
+    pair: Pair,
+    names: tuple[str, str],
+    lines: tuple[Line, Line],
+    newest: int,
+    now_ms: int,
+    odd: Odd,
+) -> list[Said]:
+    if mapping.messages is not None:
+        return _messages(mapping, pair, names, newest, now_ms, odd)
+    known = [side for side in (0, 1) if lines[side].text is not None]
+    last = max(known, key=lambda side: (pair.sides[side] or pair.sides[0]).score, default=None)
+    carried = [0, 0]
+    if mapping.unread.carry == "exact":
+        carried = [min(line.unread, UNREAD_CARRIED_MAX) for line in lines]
+    log: list[Said] = []
+    sender = None if last is None else _last_sender(names, lines, last)
+    # who wrote last wrote after all that they have not read themselves
+    for side in (0, 1) if sender != 0 else (1, 0):
+        writer = side
+        wanted = carried[1 - writer] - (sender == writer and last is not None)
+        sender_id = fitting_id(names[writer], "redis")
+        log += [
+            Said(sender_id, f"earlier-{number}", mapping.unread.text, newest)
+            for number in range(1, wanted + 1)
+        ]
+    if last is not None and sender is not None and mapping.unread.carry != "none":
+        line = lines[last]
+        text = line.text or ""
+        named = line.message_id or f"{newest} {text}"
+        client_id = fitting_id(named, "redis")
+        log.append(Said(fitting_id(names[sender], "redis"), client_id, text, newest))
+    return log
+
+
+def _last_sender(names: tuple[str, str], lines: tuple[Line, Line], last: int) -> int:
+    """Who wrote the last message: who is named, else whoever the other one has not read."""
+    named = lines[last].sender_id
+    if named in names:
+        return names.index(named)
+    return 0 if lines[1].unread and not lines[0].unread else 1
+
+
+def _messages(
+    mapping: Mapping, pair: Pair, names: tuple[str, str], newest: int, now_ms: int, odd: Odd
+) -> list[Said]:
+    messages = mapping.messages
+    assert messages is not None
+    log: list[Said] = []
+    ids: set[str] = set()
+    where = f"{names[0]} with {names[1]}"
+    at_ms = 0
+    for raw in pair.messages:
+        fields, wrong = message_fields(mapping, raw)
+        if wrong is not None:
+            odd.add("message", where, wrong, is_left_out=True)
+            continue
+        sender = _as_text(fields.get(messages.sender))
+        message_id = _as_text(fields.get(messages.id))
+        text = _as_text(fields.get(messages.text))
+        if sender not in names:
+            odd.add("message", f"{where}: {message_id}", "it is of a stranger", is_left_out=True)
+            continue
+        if not message_id or not text:
+            odd.add("message", f"{where}: {message_id}", "no id or no text", is_left_out=True)
+            continue
+        client_id = fitting_id(message_id, "redis")
+        if client_id in ids:
+            odd.add("message", f"{where}: {message_id}", "it is there twice", is_left_out=True)
+            continue
+        ids.add(client_id)
+        if len(text) > TEXT_CHARACTERS_MAX:
+            odd.add("message", f"{where}: {message_id}", "its text is too long and was cut")
+        at_ms = _message_time(fields.get(messages.at), messages.unit, at_ms, now_ms)
+        log.append(Said(fitting_id(sender, "redis"), client_id, text[:TEXT_CHARACTERS_MAX], at_ms))
+    return log
+
+
+def _message_time(value: Any, unit: str, before: int, now_ms: int) -> int:
+    """When a message was sent: a number, or RFC 3339; that of the one before where it is neither"""
+    text = _as_text(value)
+    if text is None:
+        return before
+    try:
+        at_ms = float(text) * (1000 if unit == "s" else 1)
+    except ValueError:
+        try:
+            at_ms = parse_rfc3339(text)
+        except (ValueError, OverflowError):
+            return before
+    return int(at_ms) if 0 <= at_ms <= now_ms else before
+
+
+def _read(log: Sequence[Said], user_id: str, unread: int) -> tuple[int, int]:
+    """Where the read mark stands so that `unread` entries of the other one follow it, and how many
+    do, where there are fewer.
+    """
+    carried = 0
+    if unread == 0:
+        return len(log), 0
+    for index in range(len(log) - 1, -1, -1):
+        if log[index].sender_id != user_id:
+            carried += 1
+            if carried == unread:
+                return index, carried
+    return 0, carried
+
+
+def _as_text(value: Any) -> str | None:
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    if isinstance(value, str | int | float) and not isinstance(value, bool):
+        return str(value)
+    return None

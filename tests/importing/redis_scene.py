@@ -1,0 +1,39 @@
+"""An import from Redis into an embedded store, within the process of the test."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import msgspec
+from redis.asyncio import Redis
+
+from tests.importing.redis_lists import MAPPING
+from tidings.chat.audit import audit
+from tidings.cli.parts import open_parts
+from tidings.clock import system_clock
+from tidings.conversations.mapping import Mapping
+from tidings.importing.redis import RedisImport, Report
+from tidings.importing.redis_odd import Odd
+
+WORKSPACE = "acme"
+
+
+async def imported(
+    folder: Path, url: str, mapping: str = MAPPING, odd_file: Path | None = None
+) -> Report:
+    """What an import into the folder's store reports; the store is audited afterwards."""
+    lists = msgspec.convert(tomllib.loads(mapping), Mapping)
+    async with (
+        open_parts(f"sqlite:///{folder}/t.db", must_exist=False) as parts,
+        Redis.from_url(url) as redis,
+    ):
+        made = await parts.workspaces.default(WORKSPACE)
+        with Odd(odd_file) as odd:
+            importing = RedisImport(
+                parts.store, parts.chat, made.id, lists, odd, clock=system_clock
+            )
+            report = await importing.run(redis)
+        proof = await audit(parts.store)
+        assert proof.ok, proof.broken
+    return report
