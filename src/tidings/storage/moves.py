@@ -1,0 +1,491 @@
+"""The record of a move between two stores, and every step that the move can take.
+
+The record is a row in both stores. The row that names its own store as the one that decides speaks;
+where neither does, which lasts for a moment after a switch, the one with the higher epoch does. A
+step is one conditional write in the store that decides before it, and is then copied to the other;
+so of two who take a step at once one is refused, and whoever dies between the two writes leaves a
+record that anybody reads rightly and the next step completes.
+
+An even epoch lets writes through, an odd one holds them back. While a move is under way every
+process has rows of its own in the store that decides: its *confirmation*, without which it neither
+reads nor writes there, and its *guards*, on one of which each of its write sets depends. Both are
+written under the condition of the record's epoch. Sealing raises the epoch and then every guard:
+from then on nothing is written to that store by anybody, whatever they believe.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import msgspec
+
+from tidings.errors import Conflict, Unavailable
+from tidings.storage.interface import (
+    Absent,
+    Check,
+    Condition,
+    ConditionFailed,
+    Delete,
+    Equals,
+    Exists,
+    Item,
+    Key,
+    LessThan,
+    Position,
+    Put,
+    Store,
+    Update,
+    Write,
+)
+from tidings.storage.retries import CALL_DEADLINE_S
+from tidings.storage.tables import MOVES
+
+VIEW_MAX_S = 2.0
+"""How old what a process believes of a move may be when it acts on it."""
+PREPARE_S = VIEW_MAX_S + CALL_DEADLINE_S + 1.0
+"""How long after a move was announced nothing may be sealed: until then a write may be under way
+that was begun by somebody who did not know yet, and has no guard."""
+SEAL_MAX_S = 4.0
+"""How long writes are held back before whoever waits takes the seal away."""
+SWITCH_MAX_S = 3.0
+"""How long processes may take to confirm a switch; longer than the view of any other lives."""
+GUARD_SLOTS_MAX = 64
+"""Guards of one process, and so write sets that it may have under way on DynamoDB."""
+BUMPS_AT_ONCE = 32
+"""Guards that are raised at the same time."""
+TRIES_MAX = 10
+"""Attempts at a row that others change, too."""
+
+RECORD: Key = ("move", "record")
+CONFIRMS = "confirms"
+
+Stage: TypeAlias = Literal[
+    "preparing",  # announced: processes begin to guard, changes begin to be captured
+    "copying",
+    "following",
+    "sealed",  # writes wait
+    "switched",  # the other store decides, reads go there, writes wait for the confirmations
+    "settled",  # writes go to the target, and are carried back to the source
+    "finished",
+    "rolled_back",
+]
+Side: TypeAlias = Literal["source", "target"]
+
+_STEPS: Mapping[tuple[Stage, Side], Mapping[Stage, int]] = {
+    ("preparing", "source"): {"copying": 2, "rolled_back": 2},
+    ("copying", "source"): {"following": 2, "rolled_back": 2},
+    ("following", "source"): {"sealed": 1, "rolled_back": 2},
+    ("sealed", "source"): {"following": 1, "switched": 2},
+    ("switched", "target"): {"settled": 1},
+    ("settled", "target"): {"sealed": 1, "finished": 2},
+    ("sealed", "target"): {"settled": 1, "switched": 2},
+    ("switched", "source"): {"rolled_back": 1},
+}
+"""Which stages follow on which, by who decides, and how far the epoch goes up with it."""
+
+
+class MoveChanged(Conflict):
+    """The move went on meanwhile; look again."""
+
+
+class Move(msgspec.Struct, frozen=True):
+    """The record of a move, as one of the two stores has it."""
+
+    id: str
+    source: str
+    """The address of the store that the move begins at, as `--store` takes it."""
+    target: str
+    side: Side
+    """Which of the two the store is in which this was read."""
+    epoch: int
+    stage: Stage
+    decides: Side
+    wanted: str | None = None
+    """What a command asked for and nobody has done yet."""
+    data: Mapping[str, Any] = {}
+    """What else belongs to the move: budgets, shares, times. Changed by `amend`."""
+    beat: int = 0
+    """Grows with each amendment."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether writes go through."""
+        return self.epoch % 2 == 0
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended, and nothing of it needs to be heeded but who decides."""
+        return self.stage in ("finished", "rolled_back")
+
+    @property
+    def url(self) -> str:
+        """The address of the store that decides."""
+        return self.address(self.decides)
+
+    def address(self, side: Side) -> str:
+        """The address of one of the two stores."""
+        return self.source if side == "source" else self.target
+
+
+class Pair(NamedTuple):
+    """The two stores of a move, bare: not as those use them who follow the move."""
+
+    source: Store
+    target: Store
+
+    def at(self, side: Side) -> Store:
+        """One of the two."""
+        return self.source if side == "source" else self.target
+
+
+class Process(msgspec.Struct, frozen=True):
+    """A process that works on a store while a move is under way."""
+
+    id: str
+    epoch: int
+    """Of the record, when it last confirmed."""
+    beat: int
+    """Grows while it lives."""
+    slots: int
+    """How many guards it has."""
+    data: Mapping[str, Any]
+    """What it tells of itself: `reads`, `differences` of its shadow reads."""
+
+
+def other(side: Side) -> Side:
+    """The other of the two."""
+    return "target" if side == "source" else "source"
+
+
+# -- reading
+
+
+async def read_row(store: Store) -> Move | None:
+    """The record as the store has it; None where no move ever concerned it."""
+    item = await store.get(MOVES, RECORD)
+    return None if item is None else _from_item(item)
+
+
+def speaks(source: Move | None, target: Move | None) -> Move | None:
+    """Which of the two rows is true."""
+    rows = [row for row in (source, target) if row is not None]
+    if len(rows) == 2 and rows[0].id != rows[1].id:  # an older move of one of the two, and a newer
+        return max(rows, key=lambda row: row.epoch)
+    for row in rows:
+        if row.decides == row.side:
+            return row
+    return max(rows, key=lambda row: row.epoch, default=None)
+
+
+async def read(pair: Pair) -> Move | None:
+    """The record of the move; one read where the source decides or was never told of a move."""
+    source = await read_row(pair.source)
+    if source is None or source.decides == source.side:
+        return source
+    return speaks(source, await read_row(pair.target))
+
+
+def resolve(move: Move | None, side: Side) -> Side:
+    """Which store serves somebody who was given that side's address.
+
+    Raises Conflict for an address that is not in use any more, or not yet; it names the other.
+    """
+    if move is None:
+        return side
+    if move.stage == "finished" and side == "source":
+        raise Conflict(f"This store was moved and is no longer in use: use {move.target}.")
+    if side == "target" and move.decides == "source":
+        why = "was given up" if move.stage == "rolled_back" else "is not there yet"
+        raise Conflict(f"A move to this store {why}: use {move.source}.")
+    return move.decides
+
+
+# -- steps
+
+
+def following_step(move: Move, stage: Stage) -> Move:
+    """The record after a step. Raises Conflict where that stage does not follow."""
+    steps = _STEPS.get((move.stage, move.decides), {})
+    if stage not in steps:
+        raise Conflict(f"A move that is {move.stage} does not become {stage}.")
+    decides = other(move.decides) if stage == "switched" else move.decides
+    return msgspec.structs.replace(
+        move, epoch=move.epoch + steps[stage], stage=stage, decides=decides, side=move.decides
+    )
+
+
+async def announce(
+    pair: Pair,
+    *,
+    move_id: str,
+    source: str,
+    target: str,
+    data: Mapping[str, Any],
+) -> Move:
+    """Begin a move. Raises Conflict where one is under way that has to do with either store.
+
+    The same id again goes on where this was interrupted. Whether the target is empty is the
+    caller's to know. Nothing may be sealed before PREPARE_S have gone by.
+    """
+    rows = {side: await read_row(pair.at(side)) for side in ("source", "target")}
+    epoch = 2
+    for row in rows.values():
+        if row is None:
+            continue
+        if row.id == move_id:
+            return await _copied(pair, await _read_pair(pair))
+        if not row.is_over:
+            raise Conflict(f"The move from {row.source} to {row.target} is {row.stage}.")
+        epoch = max(epoch, row.epoch + 2 - row.epoch % 2)
+    move = Move(move_id, source, target, "source", epoch, "preparing", "source", data=data)
+    await _replace(pair.source, rows["source"], move)
+    return await _copied(pair, move)
+
+
+async def take(pair: Pair, move: Move, stage: Stage) -> Move:
+    """Take a step, and tell the store that does not decide. Raises what `following_step` does;
+    MoveChanged where another step was taken since; Unavailable where it is not known, and the
+    same may be asked again.
+    """
+    after = following_step(move, stage)
+    store = pair.at(move.decides)
+    await _tell_decider(pair, move)
+    change = {"epoch": after.epoch, "stage": after.stage, "decides": after.decides}
+    with suppress(ConditionFailed):  # by another, or by an attempt of ours whose answer was lost
+        await store.write(Update(MOVES, RECORD, change, when=(Equals("epoch", move.epoch),)))
+    now = await read_row(store)
+    if now is None or (now.epoch, now.stage) != (after.epoch, after.stage):
+        raise MoveChanged
+    return await _copied(pair, now)
+
+
+async def seal(pair: Pair, move: Move) -> Move:
+    """Hold all writes back: on return nothing can be written to the store that decides, but what
+    moves write of themselves. May be repeated, also by another process, with what it returned.
+
+    Whoever holds writes back has SEAL_MAX_S to decide or to let go.
+    """
+    sealed = move if move.stage == "sealed" else await take(pair, move, "sealed")
+    store = pair.at(sealed.decides)
+    guards = [
+        _guard(process.id, slot)
+        for process in await processes(store)
+        for slot in range(process.slots)
+    ]
+    turn = asyncio.Semaphore(BUMPS_AT_ONCE)
+
+    async def bump(guard: Key) -> None:
+        async with turn:
+            with suppress(ConditionFailed):  # it is gone, or raised already
+                when = (LessThan("epoch", sealed.epoch),)
+                await store.write(Update(MOVES, guard, {"epoch": sealed.epoch}, when=when))
+
+    await asyncio.gather(*map(bump, guards))
+    now = await read_row(store)
+    if now is None or now.epoch != sealed.epoch:
+        raise MoveChanged
+    return sealed
+
+
+async def unseal(pair: Pair, move: Move) -> Move:
+    """Let writes through again, where they went before."""
+    return await take(pair, move, "following" if move.decides == "source" else "settled")
+
+
+async def decide(pair: Pair, move: Move) -> Move:
+    """Make the other store decide. To be called after `seal`, in the same process, once everything
+    that was written has been carried over."""
+    return await take(pair, move, "switched")
+
+
+async def settle(pair: Pair, move: Move) -> Move:
+    """Let writes through to the store that now decides: once all have confirmed (`unconfirmed`), or
+    SWITCH_MAX_S after one saw the switch. Back at the source, this ends the move."""
+    return await take(pair, move, "settled" if move.decides == "target" else "rolled_back")
+
+
+async def amend(
+    pair: Pair, move: Move, *, wanted: str | None = None, data: Mapping[str, Any] | None = None
+) -> Move:
+    """Say what is wanted (an empty text: nothing any more), and change entries of `data`; those set
+    to None are removed. Holds for the move in whatever stage it is. Raises MoveChanged where it
+    is another one."""
+    for _ in range(TRIES_MAX):
+        now = await _read_pair(pair)
+        if now.id != move.id:
+            break
+        changed = msgspec.structs.replace(
+            now,
+            wanted=now.wanted if wanted is None else wanted or None,
+            data={
+                name: value
+                for name, value in {**now.data, **(data or {})}.items()
+                if value is not None
+            },
+            beat=now.beat + 1,
+        )
+        fields = {name: _item(changed).get(name) for name in ("wanted", "data", "beat")}
+        when = (Equals("epoch", now.epoch), Equals("beat", now.beat))
+        store = pair.at(now.decides)
+        await _tell_decider(pair, now)
+        changed = msgspec.structs.replace(changed, side=now.decides)
+        with suppress(ConditionFailed):
+            await store.write(Update(MOVES, RECORD, fields, when=when))
+            return changed
+    raise MoveChanged
+
+
+# -- processes
+
+
+async def register(
+    pair: Pair, move: Move, process: str, *, slots: int, data: Mapping[str, Any]
+) -> None:
+    """Confirm the record as it is to the store that decides, and guard what is written there.
+
+    Until this has returned the process neither reads nor writes there; its guards hold until the
+    next seal. Raises MoveChanged where the record is no longer that.
+    """
+    store = pair.at(move.decides)
+    await _tell_decider(pair, move)
+    confirm = {"part": CONFIRMS, "item": process, "epoch": move.epoch, "beat": 0}
+    writes: list[Write] = [
+        Check(MOVES, RECORD, (Equals("epoch", move.epoch),)),
+        Put(MOVES, {**confirm, "position": [slots], "data": dict(data)}),
+    ]
+    if move.is_open:
+        for slot in range(slots):
+            part, item = _guard(process, slot)
+            writes.append(Put(MOVES, {"part": part, "item": item, "epoch": move.epoch}))
+    try:
+        await store.write(*writes)
+    except ConditionFailed as failed:
+        raise MoveChanged from failed
+
+
+def guard(process: str, slot: int, epoch: int) -> Check:
+    """What a write set depends on beside its own conditions, for a process that has registered."""
+    return Check(MOVES, _guard(process, slot), (Equals("epoch", epoch),))
+
+
+async def beat(store: Store, process: str, data: Mapping[str, Any]) -> None:
+    """Show that the process lives, and what it has to tell; nothing if it was forgotten."""
+    change = Update(MOVES, (CONFIRMS, process), {"data": dict(data)}, {"beat": 1}, when=(Exists(),))
+    with suppress(ConditionFailed):
+        await store.write(change)
+
+
+async def forget(store: Store, process: str, slots: int) -> None:
+    """Remove a process that has ended. One that has not is refused, and registers again."""
+    guards = [Delete(MOVES, _guard(process, slot)) for slot in range(slots)]
+    await store.write(*guards, Delete(MOVES, (CONFIRMS, process)))
+
+
+async def processes(store: Store) -> list[Process]:
+    """Everybody who registered with the store, those who died included, by id."""
+    found: list[Process] = []
+    after: Position | None = None
+    while True:
+        page = await store.query(MOVES, CONFIRMS, after=after)
+        for item in page.items:
+            slots = item["position"][0]
+            found.append(
+                Process(item["item"], item["epoch"], item["beat"], slots, item.get("data", {}))
+            )
+        after = page.after
+        if after is None:
+            return found
+
+
+async def unconfirmed(pair: Pair, move: Move) -> list[str]:
+    """Who worked on the store that decided before a switch and has not confirmed it yet, by id."""
+    confirmed = {
+        process.id
+        for process in await processes(pair.at(move.decides))
+        if process.epoch >= move.epoch
+    }
+    known = await processes(pair.at(other(move.decides)))
+    return [process.id for process in known if process.id not in confirmed]
+
+
+# -- rows
+
+
+def _guard(process: str, slot: int) -> Key:
+    """In a partition of its own: each carries the load of one writer."""
+    return (f"guards/{process}#{slot}", "guard")
+
+
+async def _read_pair(pair: Pair) -> Move:
+    move = speaks(await read_row(pair.source), await read_row(pair.target))
+    if move is None:
+        raise MoveChanged
+    return move
+
+
+async def _copied(pair: Pair, move: Move) -> Move:
+    """Tell the store that the record was not read from; where it is away, it learns it later."""
+    with suppress(Unavailable):
+        await _tell_other(pair, move)
+    return move
+
+
+async def _tell_decider(pair: Pair, move: Move) -> None:
+    """After a switch: let the store that decides know that it does."""
+    if move.side != move.decides:
+        await _tell_other(pair, move)
+
+
+async def _tell_other(pair: Pair, move: Move) -> None:
+    """Write the record to the other store than it was read from, unless that one knows better."""
+    told = msgspec.structs.replace(move, side=other(move.side))
+    store = pair.at(told.side)
+    for _ in range(TRIES_MAX):
+        row = await read_row(store)
+        if row is not None and row.epoch >= move.epoch:
+            return
+        with suppress(MoveChanged):
+            await _replace(store, row, told)
+            return
+    raise MoveChanged
+
+
+async def _replace(store: Store, before: Move | None, after: Move) -> None:
+    when: tuple[Condition, ...] = (Absent(),)
+    if before is not None:
+        when = (Equals("epoch", before.epoch), Equals("beat", before.beat))
+    try:
+        await store.write(Put(MOVES, _item(after), when))
+    except ConditionFailed as failed:
+        if await read_row(store) != after:  # by another, not by an attempt whose answer was lost
+            raise MoveChanged from failed
+
+
+def _item(move: Move) -> Item:
+    part, item = RECORD
+    return {
+        "part": part,
+        "item": item,
+        "epoch": move.epoch,
+        "stage": move.stage,
+        "decides": move.decides,
+        "wanted": move.wanted,
+        "beat": move.beat,
+        "data": {
+            "id": move.id,
+            "source": move.source,
+            "target": move.target,
+            "side": move.side,
+            "more": dict(move.data),
+        },
+    }
+
+
+def _from_item(item: Item) -> Move:
+    fields = {**item["data"]}
+    fields["data"] = fields.pop("more")
+    names = ("epoch", "stage", "decides", "wanted", "beat")
+    return msgspec.convert({**fields, **{name: item.get(name) for name in names}}, Move)
