@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 import msgspec
 
@@ -33,6 +33,11 @@ class SqliteAddress(msgspec.Struct, frozen=True):
     """The file of the embedded store."""
 
     path: Path
+
+    @property
+    def url(self) -> str:
+        """The address as `--store` takes it, the same from every folder."""
+        return f"sqlite:///{quote(str(self.path.absolute()))}"
 
 
 class DynamoAddress(msgspec.Struct, frozen=True):
