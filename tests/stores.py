@@ -71,7 +71,7 @@ async def store_address(
             yield store_url(address)
         return
     if kind == "suspending":
-        monkeypatch.setattr("tidings.app.open_engine", _suspended(open_engine))
+        monkeypatch.setattr("tidings.engines.open_engine", _suspended(open_engine))
     yield f"sqlite:///{folder}/store.db"
 
 

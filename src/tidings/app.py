@@ -52,7 +52,7 @@ from tidings.delivery.hub import Hub
 from tidings.delivery.syncs import Syncs
 from tidings.delivery.websocket import Sockets
 from tidings.delivery.whereabouts import Whereabouts
-from tidings.engines import open_engine, priced
+from tidings.engines import open_store
 from tidings.errors import Unavailable, ValidationFailed
 from tidings.ids import IdMaker
 from tidings.metrics import Metrics
@@ -62,6 +62,7 @@ from tidings.people.people import People
 from tidings.storage.faults import read_profile
 from tidings.storage.faulty import FaultyStore
 from tidings.storage.interface import Absent, ConditionFailed, Item, Put, Store
+from tidings.storage.moving import MovingStore
 from tidings.storage.retries import RetryPolicy
 from tidings.storage.tables import SECRETS
 
@@ -97,9 +98,7 @@ _log = structlog.get_logger(__name__)
 class Service:
     """One running service: its parts, and the web application that nothing listens to yet."""
 
-    store: Store
-    engine: Store
-    """The store below the meter."""
+    store: MovingStore
     cursors: Cursors
     metrics: Metrics
     people: People
@@ -109,6 +108,11 @@ class Service:
     syncs: Syncs
     unfinished: Unfinished
     web: web.Application
+
+    @property
+    def engine(self) -> Store:
+        """The store below the meter: of two between which the service moves, the one in use."""
+        return self.store.engine
 
 
 @asynccontextmanager
@@ -124,18 +128,18 @@ async def open_app(
     faults = None if settings.faults is None else read_profile(settings.faults)
     metrics = Metrics()
     async with AsyncExitStack() as stack:
-        engine = await stack.enter_async_context(
-            open_engine(settings.store_address, clock=clock, metrics=metrics)
-        )
         if faults is not None:
             _log.warning("faults_on_purpose", profile=settings.faults)
-            engine = FaultyStore(
-                engine,
-                faults,
-                RetryPolicy(on_retry=metrics.store_retry),
-                on_fault=metrics.fault_injected,
-            )
-        store, cost_source = priced(engine, settings.store_address)
+
+        def fails_on_purpose(engine: Store) -> Store:
+            if faults is None:
+                return engine
+            retries = RetryPolicy(on_retry=metrics.store_retry)
+            return FaultyStore(engine, faults, retries, on_fault=metrics.fault_injected)
+
+        store = await stack.enter_async_context(
+            open_store(settings.store_address, clock=clock, metrics=metrics, wrap=fails_on_purpose)
+        )
         cursors = Cursors(await read_secret(store, CURSOR_SECRET))
         ids = IdMaker(clock)
         cluster = Cluster(store, clock, ids, version=_version())
@@ -213,7 +217,7 @@ async def open_app(
             sockets=sockets,
             events=Events(hub, syncs),
             metrics=metrics,
-            cost_source=cost_source,
+            cost_source=lambda: store.cost_source,
             nodes=cluster.nodes,
             check_ready=check_ready,
         )
@@ -241,7 +245,6 @@ async def open_app(
         )
         yield Service(
             store=store,
-            engine=engine,
             cursors=cursors,
             metrics=metrics,
             people=people,

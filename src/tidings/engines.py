@@ -3,23 +3,70 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import structlog
 
 from tidings.clock import Clock, system_clock
-from tidings.config import DynamoAddress, SqliteAddress, StoreAddress
+from tidings.config import DynamoAddress, Settings, SqliteAddress, StoreAddress
 from tidings.errors import NotFound
 from tidings.metrics import Metrics
 from tidings.storage.interface import Store
 from tidings.storage.metered import CostSource, MeteredStore
+from tidings.storage.moves import GUARD_SLOTS_MAX
+from tidings.storage.moving import MovingStore
 from tidings.storage.sqlite import SqliteStore
+from tidings.storage.standing import Stack
 
+COMMAND_SLOTS = 8
+"""Write sets that a command may have under way while a move is."""
 SWEEP_INTERVAL_S = 300.0
 """How often expired items are deleted; reads don't see them in between."""
 
 _log = structlog.get_logger(__name__)
+
+
+@asynccontextmanager
+async def open_store(
+    address: StoreAddress,
+    *,
+    clock: Clock = system_clock,
+    metrics: Metrics | None = None,
+    must_exist: bool = False,
+    is_priced: bool = True,
+    wrap: Callable[[Store], Store] = lambda engine: engine,
+) -> AsyncIterator[MovingStore]:
+    """What serves whoever was given that address: the store there, or the one that it moved to.
+
+    Every engine that is opened is `wrap`ped, and metered above that if `is_priced`. Raises what
+    `open_engine` does, and Conflict where another address is to be used.
+    """
+
+    @asynccontextmanager
+    async def opening(url: str) -> AsyncIterator[Stack]:
+        is_given = url == address.url
+        wanted = address if is_given else Settings(store=url).store_address
+        must = must_exist or not is_given  # whoever begins a move makes what it leads to
+        async with open_engine(wanted, clock=clock, metrics=metrics, must_exist=must) as bare:
+            engine = wrap(bare)
+            store, source = priced(engine, wanted)
+            slots = _slots(wanted, is_serving=metrics is not None)
+            yield Stack(store if is_priced else engine, engine, source, slots)
+
+    on_shadow = None if metrics is None else metrics.shadow_read
+    store = await MovingStore.open(address.url, opening, on_shadow=on_shadow)
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+def _slots(address: StoreAddress, *, is_serving: bool) -> int:
+    """The embedded store takes write sets one after the other, so one guard does for all."""
+    if isinstance(address, SqliteAddress):
+        return 1
+    return GUARD_SLOTS_MAX if is_serving else COMMAND_SLOTS
 
 
 @asynccontextmanager
@@ -30,7 +77,7 @@ async def open_engine(
     metrics: Metrics | None = None,
     must_exist: bool = False,
 ) -> AsyncIterator[Store]:
-    """The store at the address, which is closed on leaving.
+    """The bare store at the address, which is closed on leaving; for who serves: `open_store`.
 
     With `metrics` it serves for long: it counts there, and keeps itself clean. Unless it
     `must_exist`, the embedded store is made where it is missing, and so are the tables on an engine

@@ -58,6 +58,11 @@ class Metrics:
             "Faults injected on purpose, by table and kind.",
             ("table", "kind"),
         )
+        self._shadow_reads = self._counter(
+            "tidings_shadow_reads",
+            "Reads that both stores of a move were asked: same, different.",
+            ("outcome",),
+        )
         self._bus_messages = self._counter(
             "tidings_bus_messages", "Messages between nodes: sent, received, dropped.", ("fate",)
         )
@@ -138,6 +143,10 @@ class Metrics:
     def fault_injected(self, table: str, kind: str) -> None:
         """A call failed on purpose; `kind` is a `tidings.storage.faults.Fault`."""
         self._faults.labels(table, kind).inc()
+
+    def shadow_read(self, is_same: bool) -> None:
+        """Both stores of a move answered the same read; `is_same` in the end, or not."""
+        self._shadow_reads.labels("same" if is_same else "different").inc()
 
     def unexpected(self, place: str) -> None:
         """Something failed that nobody foresaw; the log has it."""

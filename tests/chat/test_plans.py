@@ -39,7 +39,7 @@ from tidings.chat.rows import (
 from tidings.chat.updates import PostedEntry, UserUpdate
 from tidings.errors import TidingsError
 from tidings.storage.interface import (
-    WRITE_ITEMS_MAX,
+    SET_ITEMS_MAX,
     Absent,
     Condition,
     Delete,
@@ -88,7 +88,7 @@ class Shelf:
         """Indexes of the writes whose conditions do not hold."""
         names = [(write.table.name, _key(write)) for write in writes]
         assert len(set(names)) == len(names), "two writes name the same item"
-        assert len(names) <= WRITE_ITEMS_MAX
+        assert len(names) <= SET_ITEMS_MAX
         return [
             index
             for index, (write, (name, key)) in enumerate(zip(writes, names, strict=True))

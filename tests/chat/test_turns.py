@@ -19,7 +19,7 @@ from tidings.chat.audit import audit
 from tidings.chat.memory import KnownUsers
 from tidings.chat.rows import INLINE_MEMBERS_MAX, BadgeRow, Participation, RoomRow
 from tidings.errors import Unavailable
-from tidings.storage.interface import WRITE_ITEMS_MAX, Put, Update
+from tidings.storage.interface import SET_ITEMS_MAX, Put, Update
 from tidings.storage.sqlite import SqliteStore
 from tidings.storage.tables import ENTRIES, FANOUTS, INBOXES, user_key
 
@@ -186,7 +186,7 @@ async def test_a_batch_that_turns_out_too_large_is_taken_anew(world: World) -> N
     snooze = commands.Change(ann, changes, "ent_snooze", "ent_join", now)
     await other.commits.submit(WORKSPACE, "desk", snooze)
     await other.commits.stop()
-    messages = WRITE_ITEMS_MAX // 2
+    messages = SET_ITEMS_MAX // 2
     answers = await asyncio.gather(
         *(world.post("desk", bob, f"c{number}", is_reopening=True) for number in range(messages))
     )

@@ -115,7 +115,7 @@ def make_application(
 async def _tell(request: web.Request, handler: Handler, features: Features) -> web.StreamResponse:
     """Answer one request whatever happens, and log and count it once."""
     with metering() as meter:
-        exchange = Exchange(request.headers.get("traceparent"), meter, features.cost_source)
+        exchange = Exchange(request.headers.get("traceparent"), meter, features.cost_source())
         request[EXCHANGE] = exchange
         status = CLIENT_GONE
         try:

@@ -33,7 +33,7 @@ class Features:
     sockets: Sockets
     events: Events
     metrics: Metrics
-    cost_source: CostSource
+    cost_source: Callable[[], CostSource]
     """Where the prices come from that replies tell."""
     nodes: Nodes
     check_ready: Callable[[], Awaitable[None]]

@@ -58,7 +58,7 @@ from tidings.errors import IdempotencyMismatch, NotFound, TidingsError, Unavaila
 from tidings.ids import IdMaker
 from tidings.storage.interface import (
     PAGE_ITEMS_MAX,
-    WRITE_ITEMS_MAX,
+    SET_ITEMS_MAX,
     ConditionFailed,
     Failure,
     Item,
@@ -319,7 +319,7 @@ class Commits:
         if len(sharing) != 1:
             return False
         other, badges = sharing[0], sharing[0].badges | batch.badges
-        if other.items + batch.items + len(badges) > WRITE_ITEMS_MAX:
+        if other.items + batch.items + len(badges) > SET_ITEMS_MAX:
             return False
         other.rooms |= batch.rooms
         other.names |= batch.names
@@ -348,7 +348,7 @@ class Commits:
             command = waiting.command
             more = items_max(command, is_inline=is_inline, is_shut=is_shut)
             is_alone = isinstance(command, commands.Create | commands.Found)
-            if taken and (items + more + len(badges) > WRITE_ITEMS_MAX or is_alone):
+            if taken and (items + more + len(badges) > SET_ITEMS_MAX or is_alone):
                 break
             items += more
             taken.append(waiting)
@@ -439,7 +439,7 @@ class Commits:
                 if plan.refused and await self._answer_accepted(batch, plan, pending):
                     self.nudge(batch.workspace, list(badges))
                     continue
-                if len(plan.writes) > WRITE_ITEMS_MAX:
+                if len(plan.writes) > SET_ITEMS_MAX:
                     # It is not as it was remembered when they were taken.
                     self._put_back(batch.workspace, pending)
                     return

@@ -29,7 +29,7 @@ from tidings.clock import Clock
 from tidings.cluster.nodes import Nodes
 from tidings.errors import TidingsError, Unavailable
 from tidings.storage.interface import (
-    WRITE_ITEMS_MAX,
+    SET_ITEMS_MAX,
     ConditionFailed,
     Delete,
     Equals,
@@ -43,7 +43,7 @@ from tidings.storage.tables import FANOUTS, MEMBERS, ROOMS, room_key, user_key
 if TYPE_CHECKING:
     from tidings.chat.commits import Commits
 
-CHUNK_MEMBERS_MAX = WRITE_ITEMS_MAX // 2
+CHUNK_MEMBERS_MAX = SET_ITEMS_MAX // 2
 """Members in one transaction: a row and a badge each."""
 CHUNKS_MAX = 4
 """Chunks of one room under way at once."""

@@ -123,11 +123,11 @@ async def open_parts(
 
     Works beside a running service. Raises SettingRefused, and NotFound for a missing store.
     """
-    from tidings.engines import open_engine
+    from tidings.engines import open_store
 
     address = Settings(store=store_url).store_address
-    async with open_engine(address, clock=clock, must_exist=must_exist) as engine:
-        parts = Parts(wrap(engine), clock)
+    async with open_store(address, clock=clock, must_exist=must_exist, is_priced=False) as store:
+        parts = Parts(wrap(store), clock)
         try:
             yield parts
         finally:

@@ -13,7 +13,9 @@ from typing import Any, Protocol, TypeAlias
 import msgspec
 
 WRITE_ITEMS_MAX = 100
-"""Items in one `write` (DynamoDB's limit for a transaction)."""
+"""Items in one `write` to an engine (DynamoDB's limit for a transaction)."""
+SET_ITEMS_MAX = WRITE_ITEMS_MAX - 1
+"""Items in one `write` of whoever plans them: a move between stores adds one that guards it."""
 WRITE_BYTES_MAX = 4 * 1024 * 1024
 """Bytes of items in one `write` (DynamoDB's limit for a transaction)."""
 ITEM_BYTES_MAX = 400 * 1024

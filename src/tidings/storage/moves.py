@@ -18,7 +18,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any, Literal, NamedTuple, TypeAlias
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 
@@ -130,15 +131,32 @@ class Move(msgspec.Struct, frozen=True):
         return self.source if side == "source" else self.target
 
 
-class Pair(NamedTuple):
-    """The two stores of a move, bare: not as those use them who follow the move."""
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """The two stores of a move, bare: not as those use them who follow the move.
 
-    source: Store
-    target: Store
+    Raises Unavailable for one that is None, because it can't be reached from here.
+    """
+
+    _source: Store | None
+    _target: Store | None
+
+    @property
+    def source(self) -> Store:
+        """Where the move begins."""
+        return self.at("source")
+
+    @property
+    def target(self) -> Store:
+        """Where it leads to."""
+        return self.at("target")
 
     def at(self, side: Side) -> Store:
         """One of the two."""
-        return self.source if side == "source" else self.target
+        store = self._source if side == "source" else self._target
+        if store is None:
+            raise Unavailable(f"The {side} of the move can't be reached.")
+        return store
 
 
 class Process(msgspec.Struct, frozen=True):
@@ -230,7 +248,7 @@ async def announce(
     The same id again goes on where this was interrupted. Whether the target is empty is the
     caller's to know. Nothing may be sealed before PREPARE_S have gone by.
     """
-    rows = {side: await read_row(pair.at(side)) for side in ("source", "target")}
+    rows = {"source": await read_row(pair.source), "target": await read_row(pair.target)}
     epoch = 2
     for row in rows.values():
         if row is None:
@@ -342,15 +360,15 @@ async def amend(
 
 
 async def register(
-    pair: Pair, move: Move, process: str, *, slots: int, data: Mapping[str, Any]
+    store: Store, move: Move, process: str, *, slots: int, data: Mapping[str, Any]
 ) -> None:
-    """Confirm the record as it is to the store that decides, and guard what is written there.
+    """Confirm the record as it is to the store, which decides, and guard what is written there.
 
     Until this has returned the process neither reads nor writes there; its guards hold until the
     next seal. Raises MoveChanged where the record is no longer that.
     """
-    store = pair.at(move.decides)
-    await _tell_decider(pair, move)
+    if move.side != move.decides:
+        await _tell(store, move.decides, move)
     confirm = {"part": CONFIRMS, "item": process, "epoch": move.epoch, "beat": 0}
     writes: list[Write] = [
         Check(MOVES, RECORD, (Equals("epoch", move.epoch),)),
@@ -428,21 +446,21 @@ async def _read_pair(pair: Pair) -> Move:
 
 async def _copied(pair: Pair, move: Move) -> Move:
     """Tell the store that the record was not read from; where it is away, it learns it later."""
+    side = other(move.side)
     with suppress(Unavailable):
-        await _tell_other(pair, move)
+        await _tell(pair.at(side), side, move)
     return move
 
 
 async def _tell_decider(pair: Pair, move: Move) -> None:
     """After a switch: let the store that decides know that it does."""
     if move.side != move.decides:
-        await _tell_other(pair, move)
+        await _tell(pair.at(move.decides), move.decides, move)
 
 
-async def _tell_other(pair: Pair, move: Move) -> None:
-    """Write the record to the other store than it was read from, unless that one knows better."""
-    told = msgspec.structs.replace(move, side=other(move.side))
-    store = pair.at(told.side)
+async def _tell(store: Store, side: Side, move: Move) -> None:
+    """Write the record to the store, which is on that side, unless it knows better."""
+    told = msgspec.structs.replace(move, side=side)
     for _ in range(TRIES_MAX):
         row = await read_row(store)
         if row is not None and row.epoch >= move.epoch:
