@@ -194,15 +194,14 @@ class Standing:
         """Look which store decides, together with whoever wants to know at this moment."""
         if self._is_closed:
             raise Unavailable("The store is closed.")
-        if self._looking is None or self._looking.done():
-            self._looking = asyncio.create_task(self._look())
-            self._looking.add_done_callback(_heed)
-        try:
-            await asyncio.shield(self._looking)
-        except asyncio.CancelledError:
-            if self._is_closed and self._looking.cancelled():
-                raise Unavailable("The store is closed.") from None
-            raise
+        looking = self._looking
+        if looking is None or looking.done():
+            looking = self._looking = asyncio.create_task(self._look())
+            looking.add_done_callback(_heed)
+        await asyncio.wait((looking,))
+        if looking.cancelled():
+            raise Unavailable("The store is closed.")
+        looking.result()
 
     async def _look(self) -> None:
         with unmetered():
