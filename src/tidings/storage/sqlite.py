@@ -45,6 +45,8 @@ WAITING_SETS_MAX = 20_000
 """Write sets that may wait; past it `write` is refused as unavailable."""
 BULK_ITEMS_MAX = 500
 """Items of one transaction of `put_many` and `sweep`."""
+RANGE_BYTES = 1024 * 1024
+"""Characters and bytes that a page of `scan_between` ends after."""
 BUSY_TIMEOUT_S = 5.0
 """How long to wait for another process that writes to the same file."""
 CHECKPOINT_PAGES = 4_000
@@ -164,6 +166,38 @@ class _Reader:
             now_s=self._clock() // 1000,
         )
         return self._page(statements, select, limit)
+
+    def between(self, table: Table, *, upto: Key | None, limit: int, after: Key | None) -> Page:
+        statements = _statements(self._tables, table)
+        select = statements.between(
+            upto=upto, limit=limit, after=after, now_s=self._clock() // 1000
+        )
+        taken: list[Any] = []
+        size_bytes = 0
+        cursor = self.connection.cursor()  # closed early, so that it holds no snapshot
+        try:
+            for row in cursor.execute(select.sql, select.bindings):
+                if len(taken) == limit or size_bytes >= RANGE_BYTES:
+                    return self._cut(statements, select, taken)
+                taken.append(row)
+                size_bytes += sum([len(value) for value in row if type(value) in (str, bytes)])
+        except apsw.Error as error:
+            raise _unavailable(error) from error
+        finally:
+            cursor.close(True)
+        return Page([statements.decode(select.columns, row) for row in taken], None)
+
+    def _cut(self, statements: TableStatements, select: Select, rows: list[Any]) -> Page:
+        """A page that is not the last one; the key comes first in every row."""
+        position = tuple(rows[-1][: len(select.order)])
+        return Page([statements.decode(select.columns, row) for row in rows], position)
+
+    def split(self, table: Table, parts: int) -> list[Key]:
+        statements = _statements(self._tables, table)
+        ((count,),) = self.rows(f'SELECT count(*) FROM "{table.name}"', ())  # noqa: S608
+        if parts < 2 or count < 2 * parts:
+            return []
+        return self.rows(statements.every(-(-count // parts)), ())[: parts - 1]
 
     def _page(self, statements: TableStatements, select: Select, limit: int) -> Page:
         rows = self.rows(select.sql, select.bindings)
@@ -522,6 +556,27 @@ class SqliteStore(_Reads):
                 after=after,
             )
         )
+
+    async def scan_between(
+        self,
+        table: Table,
+        *,
+        upto: Key | None = None,
+        limit: int = PAGE_ITEMS_MAX,
+        after: Key | None = None,
+    ) -> Page:
+        """Items in the order of their keys, from after one key to another, which is included.
+
+        Either may be None, for the beginning and the end. A page also ends with the item that
+        brings it to RANGE_BYTES. Its `after` is a key. Expired items are left out.
+        """
+        return await self._in_scan_thread(
+            partial(self._scanner.between, table, upto=upto, limit=limit, after=after)
+        )
+
+    async def split(self, table: Table, parts: int) -> list[Key]:
+        """Up to `parts - 1` keys that divide the table into parts of about the same count."""
+        return await self._in_scan_thread(partial(self._scanner.split, table, parts))
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[Snapshot]:

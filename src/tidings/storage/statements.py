@@ -462,6 +462,34 @@ class TableStatements:
         )
         return Select(sql, [*bindings, limit + 1], self.columns, self.key_fields)
 
+    def between(self, *, upto: Key | None, limit: int, after: Key | None, now_s: int) -> Select:
+        """The query of a page in the order of keys, from after one to up to another."""
+        where = ["TRUE"]
+        bindings: list[Any] = []
+        if after is not None:
+            where.append(self._after(self.key_fields, after, reverse=False))
+            bindings += after
+        if upto is not None:
+            self.check_key(upto)
+            where.append(f"({_listed(self.key_fields)}) <= ({_parameters(len(upto))})")
+            bindings += upto
+        if self.is_expiring:
+            bindings.append(now_s)
+        sql = (
+            f"SELECT {_listed(self.columns)} FROM {self._name}"
+            f" WHERE {' AND '.join(where)}{self._alive}"
+            f" ORDER BY {_listed(self.key_fields)} LIMIT ?"
+        )
+        return Select(sql, [*bindings, limit + 1], self.columns, self.key_fields)
+
+    def every(self, count: int) -> str:
+        """The query of each key that many items after the one before, with `count` bound."""
+        keys = _listed(self.key_fields)
+        return (
+            f"SELECT {keys} FROM (SELECT {keys}, row_number() OVER (ORDER BY {keys}) AS place"
+            f" FROM {self._name}) WHERE place % {int(count)} = 0"
+        )
+
     def _segment(self) -> str:
         """A number from the end of the partition, which is the random part of most ids."""
         field = _quoted(self.table.partition)
