@@ -27,13 +27,13 @@ from tidings.migrate.lanes import (
     Lane,
     Progress,
     Stale,
+    Worker,
     open_gate,
     progress,
     read_gate,
     rows,
 )
 from tidings.migrate.sets import CopyRefused, CopySet, gather, position_after
-from tidings.migrate.workers import Worker
 from tidings.storage.interface import Item, Key, Page, Position, Store, Table
 from tidings.storage.pacing import Pace
 from tidings.storage.sqlite import SqliteStore

@@ -12,7 +12,7 @@ All lanes of one name (`<move>#<direction>`) stand behind that name's gate row, 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -47,6 +47,19 @@ CLOSED = "closed"
 
 class Stale(Exception):
     """Somebody newer has taken over: this one has nothing more to do here."""
+
+
+class Worker(Protocol):
+    """Who holds lanes, and what it knows of others who do."""
+
+    @property
+    def worker_id(self) -> str:
+        """This process's alone, also if it was started before."""
+        ...
+
+    def is_gone(self, worker_id: str) -> bool:
+        """Whether that worker seems to be dead; if it is not, it loses its lanes and no more."""
+        ...
 
 
 class Progress(msgspec.Struct, frozen=True):
