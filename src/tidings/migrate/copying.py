@@ -113,9 +113,8 @@ class Trouble:
     `last` is what went wrong last; None once something went well.
     """
 
-    def __init__(self, pace: Pace, limit_s: float = TROUBLE_S_MAX) -> None:
+    def __init__(self, limit_s: float = TROUBLE_S_MAX) -> None:
         self.last: Unavailable | None = None
-        self._pace = pace
         self._limit_s = limit_s
 
     async def overcome(self, action: Callable[[], Awaitable[_Result]]) -> _Result:
@@ -131,7 +130,6 @@ class Trouble:
                 if self.last is None or self.last.detail != error.detail:
                     _log.warning("copying_waits", detail=error.detail)
                 self.last = error
-                self._pace.throttled()
                 if now - began >= self._limit_s:
                     raise
                 await asyncio.sleep(TROUBLE_PAUSES_S[min(failures, len(TROUBLE_PAUSES_S) - 1)])
@@ -159,7 +157,7 @@ class Backfill:
         tables: Sequence[Table] = CAPTURED_TABLES,
         trouble_s_max: float = TROUBLE_S_MAX,
     ) -> None:
-        self.trouble = Trouble(pace, trouble_s_max)
+        self.trouble = Trouble(trouble_s_max)
         self._source = source
         self._destination = destination
         self._name = name
@@ -285,7 +283,7 @@ class Follow:
         pace: Pace,
         trouble_s_max: float = TROUBLE_S_MAX,
     ) -> None:
-        self.trouble = Trouble(pace, trouble_s_max)
+        self.trouble = Trouble(trouble_s_max)
         self._source = source
         self._destination = destination
         self._capture = capture

@@ -30,8 +30,13 @@ RATE_GROWTH = 0.05
 """Share of the budget that a lowered rate grows by in each second without throttling."""
 RATE_SHARE_LEAST = 0.02
 """How far throttling lowers a rate, as a share of the budget."""
-UNBUDGETED_RATE_LEAST = 10.0
+UNBUDGETED_RATE_LEAST = 50.0
 """Units per second that throttling leaves to work without a budget."""
+UNBUDGETED_GROWTH = 1.2
+"""What such a rate is multiplied with in each second without throttling."""
+
+GROWTH_S_MAX = 120.0
+"""After so long without throttling a rate without a budget grows no more."""
 
 
 class Pace:
@@ -64,12 +69,10 @@ class Pace:
         if self._lowered is None:
             return self.units_per_s
         passed_s = max(0.0, self._monotonic() - self._lowered_at - THROTTLE_PAUSE_S)
-        rate = self._lowered * (1 + RATE_GROWTH * passed_s)
         if self.units_per_s is None:
-            return rate
-        rate = max(self._lowered + self.units_per_s * RATE_GROWTH * passed_s, 0.0)
-        least = self.units_per_s * RATE_SHARE_LEAST
-        return min(max(rate, least), self.units_per_s)
+            return self._lowered * UNBUDGETED_GROWTH ** min(passed_s, GROWTH_S_MAX)
+        rate = self._lowered + self.units_per_s * RATE_GROWTH * passed_s
+        return min(max(rate, self.units_per_s * RATE_SHARE_LEAST), self.units_per_s)
 
     @property
     def burst_units(self) -> float | None:
