@@ -215,8 +215,15 @@ def _audit(store: Path) -> None:
 def test_a_channel_becomes_a_public_group_once(tmp_path: Path) -> None:
     log, store = tmp_path / "shop.txt", tmp_path / "t.db"
     log.write_text(LOG)
-    first = _import(store, str(log))
+    quarantine = tmp_path / "odd.jsonl"
+    first = _import(store, str(log), "--quarantine", str(quarantine))
     assert _counts(first) == (7, 0, 3, 1, 0)
+    assert json.loads(quarantine.read_text()) == {
+        "kind": "line",
+        "key": f"{log}:6",
+        "reason": "does not start with a channel and a date",
+        "record": {"line": "nonsense"},
+    }
     assert first["skipped"] == {"join": 1}
     assert first["odd"] == {"does not start with a channel and a date": 1}
     odd = first["odd_lines"]

@@ -53,6 +53,10 @@ def import_irc(
     room: Annotated[
         str | None, typer.Option("--room", metavar="ID", help="One group room for all channels.")
     ] = None,
+    quarantine: Annotated[
+        Path | None,
+        typer.Option("--quarantine", metavar="FILE", help="Where odd lines go, as JSON lines."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Import IRC logs with their own times. Importing again adds nothing.
@@ -70,6 +74,9 @@ def import_irc(
             raise typer.BadParameter(f"there is no file {path}", param_hint="FILE")
 
     from tidings.importing.irc import IrcImport, Options
+    from tidings.importing.quarantine import Quarantine
+
+    odd = Quarantine(quarantine)
 
     async def run() -> Report:
         async with open_parts(store, must_exist=False) as parts:
@@ -81,11 +88,14 @@ def import_irc(
                 bots=_nicks(bots),
                 room_id=room,
             )
-            importing = IrcImport(parts.users, parts.chat.rooms, parts.chat.messages, options)
+            importing = IrcImport(parts.users, parts.chat.rooms, parts.chat.messages, options, odd)
             with progress_bar() as show:
                 return await importing.run(files, show)
 
-    report = asyncio.run(run())
+    try:
+        report = asyncio.run(run())
+    finally:
+        odd.close()
     if as_json:
         print_json(report)
     else:

@@ -23,6 +23,7 @@ from tidings.chat.messages import ImportedMessage, Messages
 from tidings.chat.rooms import Rooms
 from tidings.errors import Conflict, ValidationFailed
 from tidings.importing.irclogs import ClientIds, Moved, Numbered, Odd, Spoken, name_id, read_log
+from tidings.importing.quarantine import Quarantine
 from tidings.people.callers import ALL_SCOPES, Caller
 from tidings.people.users import Users
 
@@ -194,11 +195,20 @@ class _Survey(msgspec.Struct):
 class IrcImport:
     """Brings logs into one workspace. Safe beside a running service, and safe to break off."""
 
-    def __init__(self, users: Users, rooms: Rooms, messages: Messages, options: Options) -> None:
+    def __init__(
+        self,
+        users: Users,
+        rooms: Rooms,
+        messages: Messages,
+        options: Options,
+        quarantine: Quarantine | None = None,
+    ) -> None:
+        """Odd lines go into the quarantine, whole."""
         self._users = users
         self._rooms = rooms
         self._messages = messages
         self._options = options
+        self._quarantine = quarantine or Quarantine()
         self._caller = Caller(
             workspace=options.workspace,
             kind="api_key",
@@ -219,6 +229,10 @@ class IrcImport:
         room_ids = await self._store_rooms(survey, user_ids, report)
         await self._store_entries(survey, user_ids, room_ids, report, show)
         return report
+
+    def _note(self, report: Report, line: Numbered, reason: str) -> None:
+        report.note(line, reason)
+        self._quarantine.add("line", f"{line.path}:{line.number}", reason, {"line": line.raw})
 
     def _routing(self, path: Path, survey: _Survey) -> Routing:
         if self._options.shape == "group":
@@ -383,12 +397,12 @@ class IrcImport:
             done += numbered.size_bytes
             report.lines += 1
             if isinstance(fate, Odd):
-                report.note(numbered, fate.reason)
+                self._note(report, numbered, fate.reason)
             elif isinstance(fate, Moved):
                 report.skipped[fate.kind] += 1
             else:
                 if numbered.is_latin:
-                    report.note(numbered, "not UTF-8, imported as Latin-1")
+                    self._note(report, numbered, "not UTF-8, imported as Latin-1")
                 message = ImportedMessage(
                     sender_id=user_ids[fate.line.nick],
                     client_id=fate.client_id,
