@@ -19,6 +19,7 @@ from typing import TypeAlias
 import pytest
 
 from tests.cluster_scene import make_key, make_users
+from tests.conversations.moving_scene import lists_in_redis
 from tests.engines import new_address, remove_tables, store_url
 from tests.importing.moving_scenes import slack_export, workspace_in_use
 from tests.node_processes import running_nodes
@@ -72,6 +73,7 @@ async def _talk(key: Client) -> None:
 
 SCENES: dict[str, Scene] = {
     "From one store to another": running_service,
+    "From Redis": lists_in_redis,
     "From Slack": slack_export,
     "Moving out": workspace_in_use,
 }

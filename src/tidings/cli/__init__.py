@@ -18,6 +18,7 @@ from tidings.cli import (
     checks,
     exports,
     imports,
+    lists,
     measures,
     nodes,
     people,
@@ -47,6 +48,7 @@ imports.register(app)
 exports.register(app)
 slack.register(app)
 redis_imports.register(imports.imports)
+lists.register(app)
 checks.register(app)
 nodes.register(app)
 measures.register(app)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tidings.cli.lists import PREFIX, Prefix, SourceUrl
 from tidings.cli.output import console, note, print_json, print_table, progress_bar
 from tidings.cli.parts import STORE_DEFAULT, AsJson, StoreUrl, WorkspaceName, open_parts
 from tidings.clock import system_clock
@@ -30,15 +31,7 @@ def import_redis(
     mapping: Annotated[
         Path, typer.Argument(metavar="MAPPING.toml", help="How the lists are kept; see the docs.")
     ],
-    source: Annotated[
-        str,
-        typer.Option(
-            "--source",
-            metavar="URL",
-            envvar="TIDINGS_SOURCE",
-            help="The server, such as redis://127.0.0.1:6379/0; a replica will do.",
-        ),
-    ],
+    source: SourceUrl,
     store: StoreUrl = STORE_DEFAULT,
     workspace: WorkspaceName = None,
     odd_file: Annotated[
@@ -49,12 +42,11 @@ def import_redis(
         float | None,
         typer.Option("--budget", metavar="UNITS", min=1, help="Write units a second at most."),
     ] = None,
+    prefix: Prefix = PREFIX,
     as_json: AsJson = False,
 ) -> None:
     """Import conversation lists from Redis, in their order. Importing again adds what is new."""
-    from redis.asyncio import Redis
-
-    from tidings.conversations.mapping import MappingRefused, read_mapping
+    from tidings.conversations import Journal, MappingRefused, open_redis, read_mapping
     from tidings.importing.redis import RedisImport
     from tidings.importing.redis_odd import Odd
     from tidings.storage.pacing import Pace, put_units
@@ -65,15 +57,12 @@ def import_redis(
         raise typer.BadParameter(f"{mapping}: {error.strerror}", param_hint="MAPPING") from error
     except MappingRefused as error:
         raise typer.BadParameter(str(error), param_hint="MAPPING") from error
-    try:
-        redis = Redis.from_url(
-            source, socket_timeout=SOURCE_TIMEOUT_S, socket_connect_timeout=SOURCE_TIMEOUT_S
-        )
-    except ValueError as error:
-        raise typer.BadParameter("write redis://host:port/0", param_hint="--source") from error
 
     async def run(odd: Odd) -> Report:
-        async with open_parts(store, must_exist=False) as parts, redis:
+        async with (
+            open_redis(source, SOURCE_TIMEOUT_S) as redis,
+            open_parts(store, must_exist=False) as parts,
+        ):
             made = await parts.workspaces.default(workspace)
             importing = RedisImport(
                 parts.store,
@@ -82,6 +71,7 @@ def import_redis(
                 lists,
                 odd,
                 clock=system_clock,
+                journal=Journal(redis, prefix=prefix),
                 pace=None if budget is None else Pace(budget),
                 price=lambda table, item: put_units(table, item, transactional=False),
             )

@@ -27,7 +27,7 @@ from tidings.conversations.journal import Journal
 from tidings.conversations.mapping import Mapping, MappingRefused, read_mapping
 from tidings.conversations.mending import Difference, compare, mend
 from tidings.conversations.moving import MovingConversations
-from tidings.conversations.redis_lists import RedisConversations
+from tidings.conversations.redis_lists import RedisConversations, open_redis
 from tidings.conversations.stages import Stage, StageName, Stages
 from tidings.conversations.tidings_lists import TidingsConversations
 
@@ -51,5 +51,6 @@ __all__ = [
     "TidingsConversations",
     "compare",
     "mend",
+    "open_redis",
     "read_mapping",
 ]

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import structlog
 from redis.exceptions import LockError
 
-from tidings.conversations.interface import Away, Mute, Refused, Touch
-from tidings.conversations.journal import Noted, place_of
+from tidings.conversations.interface import Away, Refused
+from tidings.conversations.journal import Noted
 from tidings.conversations.redis_lists import translated
 from tidings.conversations.stages import Stages
 from tidings.conversations.tidings_lists import TidingsConversations
@@ -94,13 +94,12 @@ class Copier:
     async def _copy(self, batch: Sequence[Noted]) -> int:
         if not batch:
             return 0
-        overlap = place_of((await self._stages.now()).overlap)
         turns = asyncio.Semaphore(TOGETHER)
         latest: dict[str, asyncio.Task[bool]] = {}
         tasks = []
         for noted in batch:
             before = {latest[user] for user in noted.operation.users if user in latest}
-            task = asyncio.create_task(self._carry(noted, before, turns, noted.place <= overlap))
+            task = asyncio.create_task(self._carry(noted, before, turns))
             tasks.append(task)
             latest.update((user, task) for user in noted.operation.users)
         try:
@@ -117,11 +116,7 @@ class Copier:
         return len(done)
 
     async def _carry(
-        self,
-        noted: Noted,
-        before: set[asyncio.Task[bool]],
-        turns: asyncio.Semaphore,
-        is_overlapping: bool,
+        self, noted: Noted, before: set[asyncio.Task[bool]], turns: asyncio.Semaphore
     ) -> bool:
         """Carry out one operation after those before it; False where one of these was not."""
         if before:
@@ -132,25 +127,8 @@ class Copier:
                 return False
         async with turns:
             try:
-                if not (is_overlapping and await self._is_imported(noted)):
-                    await self._new.apply(noted.operation)
+                await self._new.apply(noted.operation)
             except Refused as refused:
                 _log.warning("conversation_refused", id=noted.id, reason=str(refused))
                 await self._journal.refuse(noted, str(refused))
         return True
-
-    async def _is_imported(self, noted: Noted) -> bool:
-        """Whether the import saw something later in the same conversation.
-
-        What it saw includes this operation then. A mute is not among what messages tell, and the
-        last one of them wins in any case.
-        """
-        operation = noted.operation
-        if isinstance(operation, Mute):
-            return False
-        if isinstance(operation, Touch):
-            pair = operation.message.sender_id, operation.message.receiver_id
-        else:
-            pair = operation.owner, operation.opponent
-        newest_ms = await self._new.newest_at_ms(*pair)
-        return newest_ms is not None and newest_ms > operation.at_ms

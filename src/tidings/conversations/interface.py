@@ -58,20 +58,19 @@ class Touch(msgspec.Struct, frozen=True, tag="touch"):
     message: Message
 
     @property
-    def users(self) -> tuple[str, ...]:
+    def users(self) -> tuple[str, str]:
         """Whose lists it changes."""
         return self.message.sender_id, self.message.receiver_id
 
     @property
-    def at_ms(self) -> int:
-        """When it happened, by the application's clock."""
-        return self.message.at_ms
+    def pair(self) -> tuple[str, str]:
+        """Whose conversation it is."""
+        return self.users
 
 
 class _Owned(msgspec.Struct, frozen=True):
     owner: str
     opponent: str
-    at_ms: int
 
     def __post_init__(self) -> None:
         _check_id("owner", self.owner)
@@ -82,6 +81,11 @@ class _Owned(msgspec.Struct, frozen=True):
         """Whose lists it changes."""
         return (self.owner,)
 
+    @property
+    def pair(self) -> tuple[str, str]:
+        """Whose conversation it is."""
+        return self.owner, self.opponent
+
 
 class Remove(_Owned, frozen=True, tag="remove"):
     """Take a conversation off the owner's list; what was unread or muted is forgotten."""
@@ -91,7 +95,7 @@ class Read(_Owned, frozen=True, tag="read"):
     """The owner has read everything in it."""
 
 
-class Mute(_Owned, frozen=True, tag="mute", kw_only=True):
+class Mute(_Owned, frozen=True, tag="mute"):
     """Mute it for its owner, or end that."""
 
     is_muted: bool
@@ -166,13 +170,10 @@ class Conversations(Protocol):
 
 
 class Operations:
-    """The changes of `Conversations` by way of `apply`, with the time at which they happen."""
+    """The changes of `Conversations` by way of `apply`."""
 
     async def apply(self, operation: Operation) -> None:
         """Carry out one change."""
-        raise NotImplementedError
-
-    def _now_ms(self) -> int:
         raise NotImplementedError
 
     async def touch(self, message: Message) -> None:
@@ -181,15 +182,15 @@ class Operations:
 
     async def remove(self, owner: str, opponent: str) -> None:
         """Take it off the owner's list."""
-        await self.apply(Remove(owner, opponent, self._now_ms()))
+        await self.apply(Remove(owner, opponent))
 
     async def read(self, owner: str, opponent: str) -> None:
         """Nothing in it is unread any more."""
-        await self.apply(Read(owner, opponent, self._now_ms()))
+        await self.apply(Read(owner, opponent))
 
     async def mute(self, owner: str, opponent: str, *, muted: bool) -> None:
         """Mute it for its owner, or end that."""
-        await self.apply(Mute(owner, opponent, self._now_ms(), is_muted=muted))
+        await self.apply(Mute(owner, opponent, muted))
 
     async def close(self) -> None:
         """Let go of what was opened."""

@@ -41,7 +41,7 @@ class Journal:
 
     def __init__(self, redis: Redis, *, prefix: str = "tidings") -> None:
         self._redis: Any = redis  # its own types are those of both its kinds of clients
-        self._waiting = f"{prefix}:operations"
+        self.key = self._waiting = f"{prefix}:operations"
         self._refused = f"{prefix}:refused"
         self._copied = f"{prefix}:copied"
         self._copier = f"{prefix}:copier"
@@ -55,10 +55,11 @@ class Journal:
         """Forget everything, in the transaction."""
         pipe.delete(self._waiting, self._refused, self._copied)
 
-    async def read(self, limit: int) -> list[Noted]:
-        """The oldest operations that wait."""
+    async def read(self, limit: int, *, after: str | None = None) -> list[Noted]:
+        """The oldest operations that wait, of those after that id."""
+        first = "-" if after is None else f"({after}"
         async with translated():
-            rows = await self._redis.xrange(self._waiting, count=limit)
+            rows = await self._redis.xrange(self._waiting, min=first, count=limit)
         return [Noted(row_id.decode(), _decode(fields[b"operation"])) for row_id, fields in rows]
 
     async def forget(self, done: list[Noted]) -> None:
@@ -79,6 +80,11 @@ class Journal:
         async with translated():
             rows = await self._redis.xrevrange(self._refused, count=limit)
         return [(_decode(row[b"operation"]), row[b"reason"].decode()) for _, row in rows]
+
+    async def refused_count(self) -> int:
+        """How many Tidings did not take, of which REFUSED_MAX are kept."""
+        async with translated():
+            return int(await self._redis.xlen(self._refused))
 
     async def lag(self) -> int:
         """How many operations wait."""
@@ -102,12 +108,6 @@ class Journal:
             copied = int(await self._redis.get(self._copied) or 0)
         added = info.get("entries-added")
         return 0 if added is None else max(0, int(added) - int(info["length"]) - copied)
-
-    async def last_id(self) -> str:
-        """The id of the newest operation that waits, or `0-0`."""
-        async with translated():
-            rows = await self._redis.xrevrange(self._waiting, count=1)
-        return str(rows[0][0].decode()) if rows else "0-0"
 
     def lease(self, duration_s: float) -> Lock:
         """The right to copy, for one process at a time."""

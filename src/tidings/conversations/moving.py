@@ -68,9 +68,6 @@ class MovingConversations(Operations):
         self._copying = asyncio.create_task(self.copier.run())
         return self
 
-    def _now_ms(self) -> int:
-        return self.old._now_ms()
-
     async def close(self) -> None:
         """End what runs beside; what was noted and not copied waits for the next process."""
         running = [*self._shadows, *([self._copying] if self._copying else [])]

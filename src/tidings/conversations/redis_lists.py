@@ -75,9 +75,6 @@ class RedisConversations(Operations):
         self.mapping = mapping
         self._clock = clock
 
-    def _now_ms(self) -> int:
-        return self._clock()
-
     async def apply(self, operation: Operation) -> None:
         """Carry out one change."""
         await self.apply_through(operation, None)
@@ -298,3 +295,13 @@ def _opened(cursor: str | None) -> tuple[str, bytes | None]:
         return score, bytes.fromhex(member)
     except ValueError as error:
         raise ValueError("this is no cursor") from error
+
+
+@asynccontextmanager
+async def open_redis(url: str, timeout_s: float) -> AsyncIterator[Redis]:
+    """A client whose calls have that deadline, closed on leaving. Raises ValueError for the URL."""
+    redis = Redis.from_url(url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s)
+    try:
+        yield redis
+    finally:
+        await redis.aclose()

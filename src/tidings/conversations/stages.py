@@ -40,8 +40,6 @@ class Stage(msgspec.Struct, frozen=True):
 
     name: StageName = "redis"
     shadow: float = 0.0
-    overlap: str = "0-0"
-    """The last operation noted before `both`: the import may have seen what came of it."""
 
 
 class WrongStage(ConversationsError):
@@ -87,10 +85,7 @@ class Stages:
             old = _stage(await self._redis.hgetall(self._key))
             if name != old.name and name not in _NEXT[old.name]:
                 raise WrongStage(f"After {old.name} comes {' or '.join(_NEXT[old.name]) or 'none'}")
-            overlap = old.overlap
-            if (old.name, name) == ("noted", "both"):
-                overlap = await self.journal.last_id()
-            new = Stage(name, shadow, overlap)
+            new = Stage(name, shadow)
             async with self._redis.pipeline(transaction=True) as pipe:
                 pipe.hset(self._key, mapping=msgspec.to_builtins(new))
                 if name == "redis":

@@ -16,7 +16,7 @@ from tidings.client.problems import (
     Unreachable,
     ValidationFailed,
 )
-from tidings.clock import Clock, parse_rfc3339, system_clock
+from tidings.clock import parse_rfc3339
 from tidings.conversations.interface import (
     LIST_LIMIT_DEFAULT,
     LIST_LIMIT_MAX,
@@ -52,17 +52,11 @@ class TidingsConversations(Operations):
     there yet is made with their first message, with `role` and their id as a name.
     """
 
-    def __init__(
-        self, client: Client, *, role: wire.Role = "customer", clock: Clock = system_clock
-    ) -> None:
+    def __init__(self, client: Client, *, role: wire.Role = "customer") -> None:
         self.client = client
         self._role: wire.Role = role
-        self._clock = clock
         self._sessions: OrderedDict[str, Client] = OrderedDict()
         self._rooms: OrderedDict[str, None] = OrderedDict()
-
-    def _now_ms(self) -> int:
-        return self._clock()
 
     async def apply(self, operation: Operation) -> None:
         """Carry out one change."""
@@ -108,15 +102,6 @@ class TidingsConversations(Operations):
             if cursor is None:
                 return count
         raise Refused(f"A list of more than {count} lines is not counted.")
-
-    async def newest_at_ms(self, one: str, other: str) -> int | None:
-        """When the newest message between two was sent, or None where there is none."""
-        async with _translated():
-            try:
-                page = await self.client.messages(pair_room_id(one, other), limit=1)
-            except NotFound:
-                return None
-        return parse_rfc3339(page.items[-1].created_at) if page.items else None
 
     async def close(self) -> None:
         """Forget the sessions; the client is the application's own."""

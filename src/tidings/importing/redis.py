@@ -12,6 +12,8 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Mapping as Places
+from functools import partial
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
@@ -24,9 +26,10 @@ from tidings.chat.commands import Create, Hide, Mute, Read
 from tidings.chat.messages import ImportedMessage
 from tidings.chat.rows import Participation, RoomRow, participation_to_item, room_to_item
 from tidings.clock import Clock
+from tidings.conversations.journal import Journal
 from tidings.conversations.mapping import Mapping
 from tidings.errors import Conflict
-from tidings.ids import IdMaker
+from tidings.ids import IdMaker, pair_room_id
 from tidings.importing.redis_folding import Folded, Seat, fold
 from tidings.importing.redis_odd import Odd
 from tidings.importing.redis_source import RedisSource
@@ -59,6 +62,7 @@ OWNERS_TOGETHER = 500
 COMMITS_TOGETHER = 16
 """Conversations that go by the service's own commits at one time."""
 REMOVED_TOGETHER = 90
+OPERATIONS_TOGETHER = 1_000
 PACED_TOGETHER = 100
 """Items that a budget lets through together."""
 LOADING, LOADED = "loading", "loaded"
@@ -96,6 +100,8 @@ class Report(msgspec.Struct):
     users_present: int = 0
     unread_in_source: int = 0
     unread_carried: int = 0
+    operations_seen: int = 0
+    """Noted operations whose effect was there already when their conversation was read."""
     left_out: Counter[str] = msgspec.field(default_factory=Counter)
     changed: Counter[str] = msgspec.field(default_factory=Counter)
     """What came along otherwise than it was, by reason."""
@@ -113,11 +119,14 @@ class RedisImport:
         odd: Odd,
         *,
         clock: Clock,
+        journal: Journal | None = None,
         folder: Path | None = None,
         pace: Pace | None = None,
         price: Price = lambda table, item: 0,
     ) -> None:
-        """`pace` and `price` keep the writes within a budget; only what is put in bulk is paced.
+        """`journal` is where a move notes operations, if one is under way.
+
+        `pace` and `price` keep the writes within a budget; only what is put in bulk is paced.
 
         `folder` is for what waits on disk; None: where the system keeps its temporary files.
         """
@@ -128,6 +137,7 @@ class RedisImport:
         self._odd = odd
         self._clock = clock
         self._ids = IdMaker(clock)
+        self._journal = journal
         self._folder = folder
         self._pace = pace
         self._price = price
@@ -142,7 +152,8 @@ class RedisImport:
         the server or the store is away for long: running it again goes on from what is there.
         """
         show = progress or (lambda what, done: None)
-        source = RedisSource(redis, self._mapping, self._odd)
+        key = "" if self._journal is None else self._journal.key
+        source = RedisSource(redis, self._mapping, self._odd, key)
         mark = ("imports", self._workspace)
         stage = ((await self._store.get(MOVES, mark)) or {}).get("stage")
         if stage == LOADING:
@@ -179,7 +190,7 @@ class RedisImport:
         try:
             async for pairs in source.pairs():
                 now_ms = self._clock()
-                lines: list[tuple[str, float, str, StagedRow]] = []
+                lines: list[StagedRow] = []
                 for pair in pairs:
                     folded = fold(self._mapping, pair, now_ms, self._odd)
                     if not staging.has(folded.seats[0].user_id, folded.room_id):
@@ -189,10 +200,28 @@ class RedisImport:
                 show("Reading", source.members)
             await self._put(1)
             await self._load_lists(source, staging, show)
+            await self._settle(staging.noted)
         finally:
             staging.close()
 
-    def _take(self, folded: Folded) -> list[tuple[str, float, str, StagedRow]]:
+    async def _settle(self, noted: Callable[[str, str], tuple[int, int] | None]) -> None:
+        """Take what the import has seen the effect of out of the journal: it is here already."""
+        if self._journal is None:
+            return
+        after: str | None = None
+        while operations := await self._journal.read(OPERATIONS_TOGETHER, after=after):
+            after = operations[-1].id
+            seen = []
+            for each in operations:
+                one, other = each.operation.pair
+                newest = noted(one, pair_room_id(one, other))
+                if newest is not None and each.place <= newest:
+                    seen.append(each)
+            if seen:
+                await self._journal.forget(seen)
+                self.report.operations_seen += len(seen)
+
+    def _take(self, folded: Folded) -> list[StagedRow]:
         """Let the room with its log wait to be put; the lines of its two people."""
         report, log, seats = self.report, folded.log, folded.seats
         key = room_key(self._workspace, folded.room_id)
@@ -249,7 +278,7 @@ class RedisImport:
         report.unread_in_source += folded.unread_in_source
         return [self._line(folded, seat, peer) for seat, peer in (seats, seats[::-1])]
 
-    def _line(self, folded: Folded, seat: Seat, peer: Seat) -> tuple[str, float, str, StagedRow]:
+    def _line(self, folded: Folded, seat: Seat, peer: Seat) -> StagedRow:
         report, head = self.report, len(folded.log)
         report.unread_carried += seat.unread
         report.lines_hidden += seat.is_hidden
@@ -267,7 +296,7 @@ class RedisImport:
             preview_seq=head,
             active_at=seat.active_at,
         )
-        return seat.user_id, seat.score, peer.name, StagedRow(seat.name, row)
+        return StagedRow(seat.user_id, seat.name, peer.name, seat.score, folded.noted, row)
 
     async def _load_lists(self, source: RedisSource, staging: Staging, show: Progress) -> None:
         people: dict[str, str] = {}
@@ -400,6 +429,9 @@ class RedisImport:
             async with asyncio.TaskGroup() as group:
                 for each in new:
                     group.create_task(self._commit(each, turns))
+            seen = {(s.user_id, each.room_id): each.noted for each in new for s in each.seats}
+            if any(place > (0, 0) for place in seen.values()):
+                await self._settle(partial(_place, seen))
             show("Adding", source.members)
 
     async def _commit(self, folded: Folded, turns: asyncio.Semaphore) -> None:
@@ -430,3 +462,9 @@ class RedisImport:
                     await submit(workspace, room_id, Mute(seat.user_id, True))
                 if seat.is_hidden:
                     await submit(workspace, room_id, Hide(seat.user_id, True))
+
+
+def _place(
+    seen: Places[tuple[str, str], tuple[int, int]], user_id: str, room_id: str
+) -> tuple[int, int] | None:
+    return seen.get((user_id, room_id))

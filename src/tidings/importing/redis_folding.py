@@ -56,6 +56,8 @@ class Folded(msgspec.Struct, frozen=True):
     log: list[Said]
     seats: tuple[Seat, Seat]
     unread_in_source: int
+    noted: tuple[int, int]
+    """The last operation of the journal when it was read."""
 
 
 def fitting_id(text: str, prefix: str) -> str:
@@ -104,6 +106,7 @@ def fold(mapping: Mapping, pair: Pair, now_ms: int, odd: Odd) -> Folded:
         log=log,
         seats=(seats[0], seats[1]),
         unread_in_source=sum(unread),
+        noted=pair.noted,
     )
 
 

@@ -22,6 +22,7 @@ from redis.exceptions import (
     TimeoutError,  # noqa: A004
 )
 
+from tidings.conversations.journal import place_of
 from tidings.conversations.lines import Line, fields_of, read_line
 from tidings.conversations.mapping import Mapping
 from tidings.errors import Unavailable
@@ -46,14 +47,15 @@ local function value(reply)
 end
 local function metadata(key)
   if ARGV[1] == 'hash' then
-    return value(redis.pcall('HMGET', key, unpack(ARGV, 6, 5 + tonumber(ARGV[5]))))
+    return value(redis.pcall('HMGET', key, unpack(ARGV, 7, 6 + tonumber(ARGV[5]))))
   elseif ARGV[1] == 'json' then
     return value(redis.pcall('GET', key))
   end
   return {'ok', false}
 end
-local pairs = {}
-for at = 6 + tonumber(ARGV[5]), #ARGV, 7 do
+local newest = ARGV[6] ~= '' and redis.pcall('XREVRANGE', ARGV[6], '+', '-', 'COUNT', 1) or {}
+local pairs = {newest[1] and newest[1][1] or '0-0'}
+for at = 7 + tonumber(ARGV[5]), #ARGV, 7 do
   local own = redis.pcall('ZSCORE', ARGV[2], ARGV[at + 1])
   local other = redis.pcall('ZSCORE', ARGV[at + 2], ARGV[3])
   if type(own) == 'table' then own = false end
@@ -72,8 +74,9 @@ return pairs
 side whose id is less, and from the other one where that has no line.
 
 ARGV: type of metadata, list of the owner, the owner as a member, whether people are looked up,
-number of fields, fields; then for each opponent: whether it is the owner's to read, the opponent
-as a member, their list, the key of the owner's line, that of theirs, their own key, its place."""
+number of fields, the journal, fields; then for each opponent: whether it is the owner's to read,
+the opponent as a member, their list, the key of the owner's line, that of theirs, their own key,
+its place."""
 
 
 class Side(msgspec.Struct):
@@ -91,16 +94,20 @@ class Pair(msgspec.Struct):
     """That of the list in which it was found, and the other one."""
     opponent: str
     """Whose line the second side is, there or not."""
+    noted: tuple[int, int] = (0, 0)
+    """The last operation of the journal at the moment at which it was read."""
     messages: list[Any] = []
 
 
 class RedisSource:
     """The lists of one server. The client is closed by whoever opened it."""
 
-    def __init__(self, redis: Redis, mapping: Mapping, odd: Odd) -> None:
+    def __init__(self, redis: Redis, mapping: Mapping, odd: Odd, journal_key: str = "") -> None:
+        """`journal_key` is the stream of operations that a move notes; empty where none is."""
         self._redis: Any = redis  # its own types are those of both its kinds of clients
         self._mapping = mapping
         self._odd = odd
+        self._journal_key = journal_key
         self._script = self._redis.register_script(_READ_PAIRS)
         self.owners = 0
         self.members = 0
@@ -213,6 +220,7 @@ class RedisSource:
             mapping.member(owner),
             int(mapping.people is not None),
             len(fields),
+            self._journal_key,
             *fields,
         ]
         for place, (member, opponent) in enumerate(opponents):
@@ -224,7 +232,10 @@ class RedisSource:
                 arguments.append(mapping.metadata_key(opponent, owner))
             arguments.append(b"" if mapping.people is None else mapping.person_key(opponent))
             arguments.append(place)
-        rows = await self._patiently(lambda: self._script(args=arguments)) if opponents else []
+        if not opponents:
+            return []
+        newest, *rows = await self._patiently(lambda: self._script(args=arguments))
+        noted = place_of(newest.decode())
         pairs = []
         for place, own, other, own_raw, other_raw, is_there in rows:
             member, opponent = opponents[place]
@@ -237,7 +248,7 @@ class RedisSource:
             if other is not None:
                 line = self._line(opponent, owner, fields, other_raw)
                 second = Side(opponent, float(other), line)
-            pairs.append(Pair((first, second), opponent))
+            pairs.append(Pair((first, second), opponent, noted))
         if mapping.messages is not None and pairs:
             await self._read_messages(pairs)
         return pairs

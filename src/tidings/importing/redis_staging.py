@@ -22,8 +22,13 @@ CACHE_KIB = 16 * 1024
 class StagedRow(msgspec.Struct, frozen=True, array_like=True):
     """One line: all of an inbox row but its place."""
 
+    user_id: str
     name: str
     """What the source calls the owner."""
+    peer_name: str
+    score: float
+    noted: tuple[int, int]
+    """The last operation of the journal when it was read."""
     row: Participation
 
 
@@ -38,19 +43,27 @@ class Staging:
             self._file.execute(f"PRAGMA {setting}")
         self._file.execute(
             "CREATE TABLE lines (user_id TEXT, room_id TEXT, score REAL, peer TEXT, body BLOB,"
+            " milliseconds INT, number INT,"
             " PRIMARY KEY (user_id, room_id)) WITHOUT ROWID"
         )
         self._file.execute("BEGIN")
         self._encode = msgspec.msgpack.Encoder().encode
         self._decode = msgspec.msgpack.Decoder(StagedRow).decode
 
-    def put(self, lines: Sequence[tuple[str, float, str, StagedRow]]) -> None:
-        """Put down (owner, score, opponent as a member, line); the same line again replaces it."""
+    def put(self, lines: Sequence[StagedRow]) -> None:
+        """Put lines down; the same line again replaces it."""
         self._file.executemany(
-            "INSERT OR REPLACE INTO lines VALUES (?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO lines VALUES (?, ?, ?, ?, ?, ?, ?)",
             (
-                (user_id, staged.row.room_id, score, peer, self._encode(staged))
-                for user_id, score, peer, staged in lines
+                (
+                    line.user_id,
+                    line.row.room_id,
+                    line.score,
+                    line.peer_name,
+                    self._encode(line),
+                    *line.noted,
+                )
+                for line in lines
             ),
         )
 
@@ -60,6 +73,15 @@ class Staging:
             "SELECT 1 FROM lines WHERE user_id = ? AND room_id = ?", (user_id, room_id)
         )
         return found.fetchone() is not None
+
+    def noted(self, user_id: str, room_id: str) -> tuple[int, int] | None:
+        """The last operation when the line was read; None where it was not."""
+        found = self._file.execute(
+            "SELECT milliseconds, number FROM lines WHERE user_id = ? AND room_id = ?",
+            (user_id, room_id),
+        )
+        row = found.fetchone()
+        return None if row is None else (row[0], row[1])
 
     def lists(self) -> Iterator[tuple[str, Iterator[StagedRow]]]:
         """Every owner with their lines in the order of their sorted set."""
