@@ -12,7 +12,7 @@ from tests.importing.redis_lists import MAPPING
 from tidings.chat.audit import audit
 from tidings.cli.parts import open_parts
 from tidings.clock import system_clock
-from tidings.conversations.mapping import Mapping
+from tidings.conversations import Journal, Mapping
 from tidings.importing.redis import RedisImport, Report
 from tidings.importing.redis_odd import Odd
 
@@ -20,7 +20,12 @@ WORKSPACE = "acme"
 
 
 async def imported(
-    folder: Path, url: str, mapping: str = MAPPING, odd_file: Path | None = None
+    folder: Path,
+    url: str,
+    mapping: str = MAPPING,
+    odd_file: Path | None = None,
+    *,
+    is_noted: bool = False,
 ) -> Report:
     """What an import into the folder's store reports; the store is audited afterwards."""
     lists = msgspec.convert(tomllib.loads(mapping), Mapping)
@@ -31,7 +36,13 @@ async def imported(
         made = await parts.workspaces.default(WORKSPACE)
         with Odd(odd_file) as odd:
             importing = RedisImport(
-                parts.store, parts.chat, made.id, lists, odd, clock=system_clock
+                parts.store,
+                parts.chat,
+                made.id,
+                lists,
+                odd,
+                clock=system_clock,
+                journal=Journal(redis) if is_noted else None,
             )
             report = await importing.run(redis)
         proof = await audit(parts.store)
