@@ -32,6 +32,7 @@ from tidings.blobs.files import FileShelf
 from tidings.blobs.shelves import Shelf
 from tidings.chat.attachments import Fitness
 from tidings.chat.chat import Chat
+from tidings.chat.updates import UserUpdate
 from tidings.clock import Clock, system_clock
 from tidings.cluster.cluster import Cluster
 from tidings.cluster.nodes import Nodes
@@ -49,6 +50,9 @@ from tidings.delivery import queues
 from tidings.delivery.bus import Bus, LocalBus
 from tidings.delivery.events import Events
 from tidings.delivery.hub import Hub
+from tidings.delivery.push import Pushes
+from tidings.delivery.push_web import KIND as WEB_PUSH
+from tidings.delivery.push_web import WebPush
 from tidings.delivery.syncs import Syncs
 from tidings.delivery.websocket import Sockets
 from tidings.delivery.whereabouts import Whereabouts
@@ -67,6 +71,7 @@ from tidings.storage.retries import RetryPolicy
 from tidings.storage.tables import SECRETS
 
 CURSOR_SECRET = "cursors"  # noqa: S105  # the name of the secret
+PUSH_SECRET = "push"  # noqa: S105  # likewise
 SECRET_BYTES = 32
 READY_DEADLINE_S = 2.0
 KEEP_ALIVE_S = 75.0
@@ -106,6 +111,7 @@ class Service:
     chat: Chat
     hub: Hub
     syncs: Syncs
+    pushes: Pushes
     unfinished: Unfinished
     web: web.Application
 
@@ -164,6 +170,18 @@ async def open_app(
         async def attachable(caller: Caller, author: Caller, blob_ids: Sequence[str]) -> Fitness:
             return await blobs.attachable(caller, author, blob_ids)
 
+        def on_revoked(workspace: str, user_id: str, session_id: str | None) -> None:
+            hub.on_revoked(workspace, user_id, session_id)
+            pushes.on_revoked(workspace, user_id, session_id)
+
+        def publish(workspace: str, updates: Sequence[UserUpdate]) -> None:
+            hub.publish(workspace, updates)
+            pushes.note(workspace, updates)
+
+        async def name_of(workspace: str, user_id: str) -> str | None:
+            user = await people.users.find(workspace, user_id)
+            return None if user is None else user.name
+
         people = People(
             store,
             clock,
@@ -174,7 +192,7 @@ async def open_app(
             who_is_online=hub.presence.online,
             online_sessions=hub.presence.online_sessions,
             erase=erase,
-            on_revoked=hub.on_revoked,
+            on_revoked=on_revoked,
             first_cursor=first_cursor,
         )
         chat = Chat(
@@ -183,7 +201,7 @@ async def open_app(
             ids,
             cursors,
             people.users,
-            hub.publish,
+            publish,
             hub.signal,
             cluster=cluster,
             signal_role=hub.signal_role,
@@ -195,6 +213,21 @@ async def open_app(
         blobs = Blobs(store, shelf, clock, ids, chat.messages, cluster.schedule)
         chat.commits.on_committed = metrics.commit
         chat.commits.nudge = hub.nudge
+        web_push = WebPush(
+            await read_secret(store, PUSH_SECRET), settings.push_contact, settings.push, clock
+        )
+        pushes = Pushes(
+            store,
+            cursors,
+            metrics,
+            bus,
+            {} if settings.push == "off" else {WEB_PUSH: web_push},
+            cluster.leases,
+            now_s=lambda: clock() / 1000,
+            online_sessions=hub.presence.online_sessions,
+            name_of=name_of,
+        )
+        cluster.nodes.on_gone.append(pushes.sweep_soon)
         syncs = Syncs(store, cursors, people.credentials, hub)
         sockets = Sockets(hub, syncs, chat.messages, chat.rooms, people.credentials, people.limits)
         unfinished = Unfinished()
@@ -216,6 +249,8 @@ async def open_app(
             syncs=syncs,
             sockets=sockets,
             events=Events(hub, syncs),
+            pushes=pushes,
+            push_key=web_push.public_key,
             metrics=metrics,
             cost_source=lambda: store.cost_source,
             nodes=cluster.nodes,
@@ -229,6 +264,8 @@ async def open_app(
         )
         if isinstance(settings.store_address, SqliteAddress):
             await chat.waiting.adopt()
+        pushes.start()
+        stack.push_async_callback(pushes.stop)
         await chat.start()
         stack.push_async_callback(_within, CHAT_TIMEOUT_S, chat.stop, "commits were cut short")
         stack.push_async_callback(syncs.queues.stop)
@@ -252,6 +289,7 @@ async def open_app(
             chat=chat,
             hub=hub,
             syncs=syncs,
+            pushes=pushes,
             unfinished=unfinished,
             web=make_application(features, sections, unfinished),
         )

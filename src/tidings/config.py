@@ -101,6 +101,8 @@ class Settings(msgspec.Struct, frozen=True):
     blobs: str = "file:tidings-blobs"
     push: PushTargets = "public"
     """Where web push may go: to public addresses by HTTPS; for tests to this machine as well."""
+    push_contact: str = "mailto:operator@example.com"
+    """Where push services may write to those who run this one: a mailto: or https: address."""
     host: str = "127.0.0.1"
     port: Annotated[int, msgspec.Meta(ge=0, le=65_535)] = 8080
     """0 picks a free one."""
@@ -118,6 +120,8 @@ class Settings(msgspec.Struct, frozen=True):
                 f"bus: {_scheme(self.bus)} is not available; use local: or redis://host:port"
             )
         self.blobs_address  # noqa: B018  # likewise
+        if not self.push_contact.startswith(("mailto:", "https://")):
+            raise SettingRefused("push_contact: write mailto:address or https://host")
 
     @property
     def store_address(self) -> StoreAddress:

@@ -75,6 +75,11 @@ class Metrics:
         self._mends = self._counter(
             "tidings_mends", "Connections that missed something and were told from the store."
         )
+        self._pushes = self._counter(
+            "tidings_pushes",
+            "Pushes by kind: sent, retried, failed, refused, or gone with their subscription.",
+            ("kind", "fate"),
+        )
         self._errors = self._counter("tidings_errors", "Unexpected errors, by place.", ("place",))
         self._by_status: dict[tuple[str, int], Counter] = {}
         self._by_route: dict[str, Histogram] = {}
@@ -131,6 +136,10 @@ class Metrics:
     def mended(self) -> None:
         """A connection that missed something was told from the store."""
         self._mends.inc()
+
+    def pushed(self, kind: str, fate: str) -> None:
+        """A push was `sent`, `retried`, `failed`, `refused`, or its subscription was `gone`."""
+        self._pushes.labels(kind, fate).inc()
 
     def store_batch(self, sets: int) -> None:
         """The store committed one transaction of that many write sets."""

@@ -18,6 +18,7 @@ PREVIEW_CHARACTERS_MAX = 120
 NAME_CHARACTERS_MAX = 200
 MENTIONS_MAX = 50
 BLOBS_MAX = 20
+ENDPOINT_CHARACTERS_MAX = 1_024
 REACTIONS_MAX = 50
 """Different emoji on one entry."""
 REACTION_USERS_MAX = 500
@@ -337,6 +338,12 @@ class Upload(Struct, frozen=True):
     headers: dict[str, str]
 
 
+class PushKey(Struct, frozen=True):
+    """What browsers name as `applicationServerKey`: a point on P-256 as base64url."""
+
+    public_key: str
+
+
 class NewBlob(Struct, frozen=True):
     """A blob that waits for its bytes."""
 
@@ -454,6 +461,23 @@ class CreateSession(Struct, frozen=True, forbid_unknown_fields=True):
     jwt: Annotated[str, Meta(max_length=8_192)] | None = None
     publishable_key: Annotated[str, Meta(max_length=128)] | None = None
     device: Device = Device()
+
+
+class PushKeys(Struct, frozen=True, forbid_unknown_fields=True):
+    """What pushes to a device are encrypted with, as base64url."""
+
+    p256dh: Annotated[str, Meta(min_length=1, max_length=128)]
+    auth: Annotated[str, Meta(min_length=1, max_length=64)]
+
+
+class PushSubscription(Struct, frozen=True, forbid_unknown_fields=True):
+    """Where a device is reached that is not connected."""
+
+    endpoint: Annotated[str, Meta(min_length=1, max_length=ENDPOINT_CHARACTERS_MAX)]
+    keys: PushKeys
+    kind: Literal["web"] = "web"
+    expiration_time: float | None = msgspec.field(name="expirationTime", default=None)
+    """What browsers say as well; subscriptions that are gone are noticed anyway."""
 
 
 HaveText = Annotated[str, Meta(max_length=8_192)]

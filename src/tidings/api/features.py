@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from tidings.chat.chat import Chat
     from tidings.cluster.nodes import Nodes
     from tidings.delivery.events import Events
+    from tidings.delivery.push import Pushes
     from tidings.delivery.syncs import Syncs
     from tidings.delivery.websocket import Sockets
     from tidings.metrics import Metrics
@@ -32,6 +33,9 @@ class Features:
     syncs: Syncs
     sockets: Sockets
     events: Events
+    pushes: Pushes
+    push_key: str
+    """The public key of web push."""
     metrics: Metrics
     cost_source: Callable[[], CostSource]
     """Where the prices come from that replies tell."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tidings.api import blobs, messages, operations, people, rooms, updates
+from tidings.api import blobs, messages, operations, people, push, rooms, updates
 from tidings.api.endpoints import Section
 
 SECTIONS: tuple[Section, ...] = (
@@ -11,5 +11,6 @@ SECTIONS: tuple[Section, ...] = (
     messages.SECTION,
     blobs.SECTION,
     updates.SECTION,
+    push.SECTION,
     operations.SECTION,
 )

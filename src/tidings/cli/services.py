@@ -31,6 +31,22 @@ def serve(
     blobs: Annotated[
         str, typer.Option("--blobs", metavar="URL", help="Where bytes are kept.")
     ] = _DEFAULTS.blobs,
+    push: Annotated[
+        str,
+        typer.Option(
+            "--push",
+            metavar="TO",
+            help="Web push: public, off, or loopback (for tests: to this machine as well).",
+        ),
+    ] = _DEFAULTS.push,
+    push_contact: Annotated[
+        str,
+        typer.Option(
+            "--push-contact",
+            metavar="URL",
+            help="mailto: or https:, for push services to write to.",
+        ),
+    ] = _DEFAULTS.push_contact,
     host: Host = _DEFAULTS.host,
     port: Port = _DEFAULTS.port,
     rate_limit: Annotated[
@@ -60,6 +76,8 @@ def serve(
         "store": store,
         "bus": bus,
         "blobs": blobs,
+        "push": push,
+        "push_contact": push_contact,
         "host": host,
         "port": port,
         "rate_limit": rate_limit,

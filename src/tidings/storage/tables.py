@@ -252,6 +252,23 @@ PRESENCE = Table(
     expires="expires_at",
 )
 
+PUSHES = Table(
+    name="pushes",
+    partition="user",
+    sort="session_id",
+    fields={
+        "user": str,
+        "session_id": str,
+        "kind": str,
+        "endpoint": str,
+        "keys": dict,
+        "told_version": int,
+        "told_unread": int,
+        "expires_at": int,
+    },
+    expires="expires_at",
+)
+
 BLOBS = Table(
     name="blobs",
     partition="blob",
@@ -308,6 +325,7 @@ TABLES: tuple[Table, ...] = (
     LEASES,
     SCHEDULE,
     PRESENCE,
+    PUSHES,
     BLOBS,
     MOVES,
 )
