@@ -40,6 +40,7 @@ from tests.access_scene import (
     open_scene,
 )
 from tests.api.conftest import Answer, soon
+from tests.delivery.push_service import Browser
 from tidings.api.sections import SECTIONS
 from tidings.clock import system_clock
 from tidings.delivery.frames import ClientFrame
@@ -116,6 +117,10 @@ POST   /v1/sessions              anonymous 403 403 403 403 403 403 403 | session
 GET    /v1/sessions              -         200 200 200 200 200 200 200 | -        .   .   | 401
 DELETE /v1/sessions/{session_id} own       204 204 204 204 204 204 .   | -        .   .   | 401
 DELETE /v1/sessions/{session_id} other     404 404 404 404 404 404 404 | -        .   .   | 401
+GET    /v1/push                  -         200 200 200 200 200 200 200 | -        .   .   | 401
+PUT    /v1/sessions/{session_id}/push own   204 204 204 204 204 204 .   | -        .   .   | 401
+PUT    /v1/sessions/{session_id}/push other 404 404 404 404 404 404 404 | -        .   .   | 401
+DELETE /v1/sessions/{session_id}/push other 404 404 404 404 404 404 404 | -        .   .   | 401
 POST   /v1/users                 -         201 403 403 403 403 403 201 | users    201 201 | 401
 POST   /v1/users                 id        403 403 403 403 403 403 403 | users    201 201 | 401
 GET    /v1/users                 -         200 200 403 403 403 403 200 | users    200 200 | 401
@@ -469,7 +474,7 @@ async def test_calls_are_for_those_who_may_make_them(scene: Scene, caller: str) 
             status, raw = answer.status, answer.raw
         assert str(status) == expected, (caller, line.call, line.deed, status, raw)
         _check_untold(scene, caller, raw)
-        if status == 404 and "}" in line.call:
+        if status == 404 and line.call.endswith("}"):
             nobody = path.replace(path.split("?")[0].rpartition("/")[2], "that-never-was")
             absent = await scene.call(caller, method, nobody, body)
             assert _shown(answer) == _shown(absent), (caller, line.call, line.deed)
@@ -503,6 +508,8 @@ async def _request(
         mine = deed == "own" and caller != FOREIGN_ADMIN
         session_id = (await scene.session(user_id))[0] if mine else scene.sessions[other]
         path = path.format(session_id=session_id)
+        if method == "PUT":
+            body = Browser("phone", "https://push.example.com/1").subscription
     elif "{user_id}" in path:
         named = {"self": user_id, "role": user_id, "near": "gus", "absent": "nobody-at-all"}
         target = named.get(deed, "zoe")
