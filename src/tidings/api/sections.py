@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tidings.api import blobs, messages, operations, people, push, rooms, updates
+from tidings.api import blobs, messages, operations, pages, people, push, rooms, updates
 from tidings.api.endpoints import Section
 
 SECTIONS: tuple[Section, ...] = (
@@ -13,4 +13,5 @@ SECTIONS: tuple[Section, ...] = (
     updates.SECTION,
     push.SECTION,
     operations.SECTION,
+    pages.SECTION,
 )

@@ -1,0 +1,71 @@
+"""What browsers load, open to all: the client library as native ES modules."""
+
+from __future__ import annotations
+
+from aiohttp import web
+from msgspec import Struct
+
+from tidings.api.endpoints import Call, Callers, Nothing, Section
+from tidings.errors import NotFound
+from tidings.web.assets import Asset, assets, entrance, version
+
+SECTION = Section(
+    "Browser modules",
+    "Native ES modules without a build step. A page names the lasting address; the modules behind "
+    "it stand under a version that changes with their content, and may be kept for ever.",
+)
+
+LASTING = "public, max-age=31536000, immutable"
+CHECKED = "public, no-cache"
+
+
+class AssetPath(Struct, frozen=True):
+    """A file of one version."""
+
+    version: str
+    folder: str
+    file: str
+
+
+@SECTION.endpoint("GET", "/client.js", callers=Callers.OPEN, media_type="text/javascript")
+async def get_client_module(call: Call[Nothing, Nothing, Nothing]) -> web.Response:
+    """Get the client library for browsers.
+
+    `import {connect} from "/client.js"`; pages of other origins may do so too."""
+    return _reply(call.request, entrance("client/client.js"), CHECKED)
+
+
+@SECTION.endpoint(
+    "GET", "/assets/{version}/{folder}/{file}", callers=Callers.OPEN, media_type="*/*"
+)
+async def get_asset(call: Call[AssetPath, Nothing, Nothing]) -> web.Response:
+    """Get a module of one version.
+
+    A page that was loaded before an update is led to the present version."""
+    path = f"{call.path.folder}/{call.path.file}"
+    asset = assets().get(path)
+    if asset is None:
+        raise NotFound
+    if call.path.version != version():
+        address = f"../../{version()}/{path}"
+        return web.Response(
+            status=307, headers=_shared({"Location": address, "Cache-Control": "no-store"})
+        )
+    return _reply(call.request, asset, LASTING)
+
+
+def _reply(request: web.Request, asset: Asset, caching: str) -> web.Response:
+    headers = {"Content-Type": asset.media_type, "Cache-Control": caching, "ETag": asset.tag}
+    is_known = any(each.value == asset.tag.strip('"') for each in request.if_none_match or ())
+    if is_known:
+        del headers["Content-Type"]
+        return web.Response(status=304, headers=_shared(headers))
+    return web.Response(body=asset.body, headers=_shared(headers))
+
+
+def _shared(headers: dict[str, str]) -> dict[str, str]:
+    """The headers, and those by which pages of other origins may load the file."""
+    return headers | {
+        "Access-Control-Allow-Origin": "*",
+        "Cross-Origin-Resource-Policy": "cross-origin",
+    }

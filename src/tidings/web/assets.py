@@ -1,0 +1,63 @@
+"""The files that browsers load: read once, known by content, under a path that changes with it."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cache
+from importlib.resources import files
+
+from msgspec import Struct
+
+FOLDERS = ("client",)
+MEDIA_TYPES = {
+    "js": "text/javascript; charset=utf-8",
+    "css": "text/css; charset=utf-8",
+    "svg": "image/svg+xml",
+}
+"""By the end of a file's name; files of other types are not served."""
+VERSION_CHARACTERS = 16
+
+
+class Asset(Struct, frozen=True):
+    """One file as it is sent."""
+
+    body: bytes
+    media_type: str
+
+    @property
+    def tag(self) -> str:
+        """A strong entity tag (RFC 9110, 8.8.3)."""
+        return f'"{hashlib.sha256(self.body).hexdigest()[:VERSION_CHARACTERS]}"'
+
+
+@cache
+def assets() -> dict[str, Asset]:
+    """All files by `folder/name`."""
+    found = {}
+    for folder in FOLDERS:
+        for file in sorted((files("tidings.web") / folder).iterdir(), key=lambda each: each.name):
+            media_type = MEDIA_TYPES.get(file.name.rpartition(".")[2])
+            if media_type is not None:
+                found[f"{folder}/{file.name}"] = Asset(file.read_bytes(), media_type)
+    return found
+
+
+@cache
+def version() -> str:
+    """One name for all files together: another one as soon as a byte of them is another."""
+    digest = hashlib.sha256()
+    for path, asset in assets().items():
+        digest.update(b"%b %d " % (path.encode(), len(asset.body)) + asset.body)
+    return digest.hexdigest()[:VERSION_CHARACTERS]
+
+
+@cache
+def entrance(path: str) -> Asset:
+    """A module at a lasting address that stands for the present version of another.
+
+    The address is relative, so that it holds behind a proxy that puts a prefix before it.
+    """
+    return Asset(
+        f'export * from "./assets/{version()}/{path}";\n'.encode(),
+        MEDIA_TYPES["js"],
+    )

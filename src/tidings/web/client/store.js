@@ -1,0 +1,221 @@
+/**
+ * What a browser keeps of one session: rooms, the newest entries of each, the outbox, the cursor.
+ *
+ * One IndexedDB database per session, so that nobody ever reads what another left. What is written
+ * together is one transaction: the cursor never is ahead of the entries it stands for. Where the
+ * browser keeps nothing (private windows, blocked or full storage) a `MemoryStore` stands in.
+ */
+
+/** Newest entries of each room that are kept; older ones are removed as a range. */
+export const ENTRIES_STORED_MAX = 300;
+/** Rooms that are kept; those touched least recently go, with their entries. */
+export const ROOMS_STORED_MAX = 500;
+const SCHEMA = 1;
+/** A database that does not open by then is done without. */
+const OPEN_DEADLINE_MS = 3_000;
+const PREFIX = "tidings:";
+
+/** The name of a session's database; null where the browser has no way to make one. */
+export async function storeName(profile, url, token) {
+  try {
+    if (!crypto.subtle || !indexedDB) return null;
+  } catch {
+    return null; // blocked
+  }
+  const digest = await crypto.subtle.digest("SHA-256", new TextEncoder().encode(`${url} ${token}`));
+  const hex = Array.from(new Uint8Array(digest), (byte) => byte.toString(16).padStart(2, "0"));
+  return `${PREFIX}${profile}:${url}:${hex.join("").slice(0, 32)}`;
+}
+
+/** Open a session's store, and remove those of other sessions of the profile at that service. */
+export async function openStore(name, onTaken) {
+  if (name === null) return new MemoryStore();
+  try {
+    const database = await within(OPEN_DEADLINE_MS, open(name));
+    removeOthers(name);
+    return new Store(name, database, onTaken);
+  } catch {
+    return new MemoryStore();
+  }
+}
+
+/** Keeps nothing: what there is is in the tab's own memory. */
+export class MemoryStore {
+  kind = "memory";
+
+  async load() {
+    return null;
+  }
+
+  async save() {}
+
+  async entries() {
+    return [];
+  }
+
+  async putOutgoing() {}
+
+  async removeOutgoing() {}
+
+  async wipe() {}
+
+  close() {}
+}
+
+class Store {
+  kind = "indexeddb";
+
+  constructor(name, database, onTaken) {
+    this.name = name;
+    this.database = database;
+    database.onversionchange = () => {
+      database.close(); // another session of this profile began, or this one was signed out
+      onTaken();
+    };
+    database.onclose = onTaken;
+  }
+
+  /** {meta, rooms, outgoing} as last saved, rooms in the order in which they were touched. */
+  async load() {
+    const { meta, rooms, outgoing } = this.#open(["meta", "rooms", "outgoing"], "readonly");
+    const [values, plain, records] = await Promise.all([
+      result(meta.get("state")),
+      result(rooms.getAll()),
+      result(outgoing.getAll()),
+    ]);
+    plain.sort((one, other) => indexedDB.cmp(one.touched, other.touched));
+    records.sort((one, other) => one.number - other.number);
+    return { meta: values ?? null, rooms: plain, outgoing: records };
+  }
+
+  /**
+   * Save what changed, all of it or nothing. `rooms` are plain; `entries` are [room, seq, entry or
+   * null]. Throws where the browser has no room for it.
+   */
+  async save({ meta, rooms, entries, jumps, isFresh }) {
+    const stores = this.#open(["meta", "rooms", "entries"], "readwrite");
+    if (isFresh) {
+      stores.rooms.clear();
+      stores.entries.clear();
+    }
+    stores.meta.put(meta, "state");
+    for (const room of rooms) {
+      const touched = [room.counts_version, room.row?.updated_at ?? ""];
+      stores.rooms.put({ ...room, touched });
+      const oldest = room.head - ENTRIES_STORED_MAX;
+      if (oldest > 0) {
+        stores.entries.delete(IDBKeyRange.bound([room.room_id, 0], [room.room_id, oldest]));
+      }
+    }
+    for (const roomId of jumps) stores.entries.delete(wholeLog(roomId));
+    const heads = new Map(rooms.map((room) => [room.room_id, room.head]));
+    for (const [roomId, seq, entry] of entries) {
+      if (seq <= (heads.get(roomId) ?? 0) - ENTRIES_STORED_MAX) continue;
+      if (entry) stores.entries.put(entry, [roomId, seq]);
+      else stores.entries.delete([roomId, seq]);
+    }
+    await done(stores.rooms.transaction);
+    await this.#evictRooms(ROOMS_STORED_MAX);
+  }
+
+  /** Make room: half of the rooms go. */
+  async shrink() {
+    const { rooms } = this.#open(["rooms"], "readonly");
+    await this.#evictRooms(Math.floor((await result(rooms.count())) / 2));
+  }
+
+  async #evictRooms(most) {
+    const stores = this.#open(["rooms", "entries"], "readwrite");
+    const excess = (await result(stores.rooms.count())) - most;
+    if (excess > 0) {
+      for (const roomId of await result(stores.rooms.index("touched").getAllKeys(null, excess))) {
+        stores.rooms.delete(roomId);
+        stores.entries.delete(wholeLog(roomId));
+      }
+    }
+    await done(stores.rooms.transaction);
+  }
+
+  /** The entries that are kept in low…high, ascending; some may be missing. */
+  async entries(roomId, low, high) {
+    const { entries } = this.#open(["entries"], "readonly");
+    return result(entries.getAll(IDBKeyRange.bound([roomId, low], [roomId, high])));
+  }
+
+  async putOutgoing(record) {
+    const { outgoing } = this.#open(["outgoing"], "readwrite");
+    outgoing.put(record);
+    await done(outgoing.transaction);
+  }
+
+  async removeOutgoing(key) {
+    const { outgoing } = this.#open(["outgoing"], "readwrite");
+    outgoing.delete(key);
+    await done(outgoing.transaction);
+  }
+
+  async wipe() {
+    this.close();
+    await result(indexedDB.deleteDatabase(this.name));
+  }
+
+  close() {
+    this.database.onclose = this.database.onversionchange = null;
+    this.database.close();
+  }
+
+  #open(names, mode) {
+    const durability = names.includes("outgoing") ? "strict" : "relaxed";
+    const transaction = this.database.transaction(names, mode, { durability });
+    return Object.fromEntries(names.map((name) => [name, transaction.objectStore(name)]));
+  }
+}
+
+function open(name) {
+  const request = indexedDB.open(name, SCHEMA);
+  request.onupgradeneeded = () => {
+    const database = request.result;
+    for (const old of [...database.objectStoreNames]) database.deleteObjectStore(old);
+    database.createObjectStore("meta");
+    database.createObjectStore("rooms", { keyPath: "room_id" }).createIndex("touched", "touched");
+    database.createObjectStore("entries");
+    database.createObjectStore("outgoing", { keyPath: "key" });
+  };
+  return result(request);
+}
+
+const wholeLog = (roomId) => IDBKeyRange.bound([roomId, 0], [roomId, Infinity]);
+
+async function removeOthers(name) {
+  const siblings = name.slice(0, name.lastIndexOf(":") + 1);
+  try {
+    for (const other of await indexedDB.databases()) {
+      if (other.name.startsWith(siblings) && other.name !== name) {
+        indexedDB.deleteDatabase(other.name);
+      }
+    }
+  } catch {
+    // a browser that lists none: they are unreadable without their token's name all the same
+  }
+}
+
+function result(request) {
+  return new Promise((resolve, reject) => {
+    request.onsuccess = () => resolve(request.result);
+    request.onerror = () => reject(request.error);
+  });
+}
+
+function done(transaction) {
+  return new Promise((resolve, reject) => {
+    transaction.oncomplete = () => resolve();
+    transaction.onabort = () => reject(transaction.error);
+  });
+}
+
+function within(deadlineMs, promise) {
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(() => reject(new Error("deadline")), deadlineMs);
+    promise.then(resolve, reject).finally(() => clearTimeout(timer));
+  });
+}
