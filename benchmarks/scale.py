@@ -24,8 +24,8 @@ from benchmarks.model import (
     World,
 )
 from tidings.cli.bills import BYTES_PER_GB
-from tidings.cli.prices import latest_prices
 from tidings.storage.interface import WRITE_ITEMS_MAX, Item
+from tidings.storage.prices import latest_prices
 from tidings.storage.sizes import item_bytes
 
 MESSAGES_PER_MONTH = 400_000_000

@@ -20,8 +20,8 @@ import typer
 
 from tests.command_line import Outcome, free_port, run_tidings, running_service
 from tidings.cli import app
-from tidings.cli.prices import latest_prices
 from tidings.demo_story import PEOPLE, SCENES
+from tidings.storage.prices import latest_prices
 
 REVOCATION_S = 5.0
 STOP_S = 10.0

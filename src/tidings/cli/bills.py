@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from tidings.cli.prices import Prices
+from tidings.storage.prices import Prices
 
 HOURS_PER_MONTH = 730
 SECONDS_PER_MONTH = HOURS_PER_MONTH * 3_600

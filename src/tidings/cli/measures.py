@@ -15,7 +15,7 @@ from tidings.cli.parts import AsJson
 
 if TYPE_CHECKING:
     from tidings.cli.bills import Load
-    from tidings.cli.prices import Prices
+    from tidings.storage.prices import Prices
 
 MEMBERS_MAX = 1_000
 
@@ -77,7 +77,7 @@ def cost(
     whether index writes count twice in a transaction: each figure is given once and doubled.
     """
     from tidings.cli.bills import Load
-    from tidings.cli.prices import latest_prices
+    from tidings.storage.prices import latest_prices
 
     prices = latest_prices()
     if messages_per_month is None:
