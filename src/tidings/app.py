@@ -157,6 +157,7 @@ async def open_app(
         bus = _bus(settings, cursors, cluster.nodes.node_id, metrics)
         hub = Hub(cursors, metrics, bus, Whereabouts(store, clock, cluster.nodes))
         cluster.nodes.on_gone.append(hub.on_node_gone)
+        cluster.nodes.figures = metrics.figures
 
         async def first_cursor(workspace: str, user_id: str) -> str:
             return await queues.first_cursor(store, cursors, workspace, user_id)
@@ -212,6 +213,7 @@ async def open_app(
         stack.push_async_callback(shelf.close)
         blobs = Blobs(store, shelf, clock, ids, chat.messages, cluster.schedule)
         chat.commits.on_committed = metrics.commit
+        chat.commits.on_spent = metrics.spent
         chat.commits.nudge = hub.nudge
         web_push = WebPush(
             await read_secret(store, PUSH_SECRET), settings.push_contact, settings.push, clock

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.samples import Sample
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 _LATENCY_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 _BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+COMMIT_BUCKETS_S = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.024)
+"""Upper bounds of the classes that commits are counted in by how long they took; one more is
+open."""
+THROTTLE = "throttle"
+"""The kind of retry that means that the store had no units left (`storage.retries.Kind`)."""
 
 
 class Metrics:
@@ -31,6 +37,20 @@ class Metrics:
             registry=self.registry,
         )
         self._commits = self._counter("tidings_commits", "Commits to rooms.")
+        self._commit_seconds = Histogram(
+            "tidings_commit_seconds",
+            "Time from taking commands up to their being durable.",
+            buckets=COMMIT_BUCKETS_S,
+            registry=self.registry,
+        )
+        self._units = self._counter(
+            "tidings_units",
+            "DynamoDB units that calls and commits took: read, write. What sockets commit on the "
+            "embedded store is sampled; what nodes spend on themselves is not in it.",
+            ("kind",),
+        )
+        self._read_units = self._units.labels("read")
+        self._write_units = self._units.labels("write")
         self._entries = self._counter("tidings_entries", "Entries appended to logs.")
         self._deliveries = self._counter(
             "tidings_deliveries", "Updates handed to connections, by way.", ("way",)
@@ -101,10 +121,16 @@ class Metrics:
                 histogram = self._by_route[route] = self._latency.labels(route)
             histogram.observe(duration_s)
 
-    def commit(self, entries: int) -> None:
-        """One commit to a room, and how many entries it appended."""
+    def commit(self, entries: int, duration_s: float) -> None:
+        """One commit to a room, how many entries it appended, and how long it took."""
         self._commits.inc()
         self._entries.inc(entries)
+        self._commit_seconds.observe(duration_s)
+
+    def spent(self, read_units: float, write_units: float) -> None:
+        """Units were taken of the store."""
+        self._read_units.inc(read_units)
+        self._write_units.inc(write_units)
 
     def delivered(self, way: str, updates: int) -> None:
         """Updates were handed to a connection of `websocket`, `events` or `poll`."""
@@ -165,6 +191,43 @@ class Metrics:
         """A value that is read whenever the metrics are."""
         Gauge(name, text, registry=self.registry).set_function(read)
 
+    def figures(self) -> dict[str, float | list[float]]:
+        """What this process did since it started, for pages that draw it.
+
+        Numbers of which all but `connections` only grow. `commits` holds a number for each of
+        COMMIT_BUCKETS_S and one for those that took longer.
+        """
+        # Histograms count each class with those below it.
+        upto = [
+            sample.value
+            for sample in _samples(self._commit_seconds)
+            if sample.name.endswith("_bucket")
+        ]
+        return {
+            "messages": _total(self._entries),
+            "deliveries": _total(self._deliveries),
+            "connections": sum(sample.value for sample in _samples(self._connections)),
+            "commits": [count - below for below, count in zip([0.0, *upto], upto, strict=False)],
+            "retries": _total(self._retries),
+            "throttles": _total(self._retries, kind=THROTTLE),
+            "errors": _total(self._errors),
+            "read_units": round(_total(self._units, kind="read"), 1),
+            "write_units": round(_total(self._units, kind="write"), 1),
+        }
+
     def exposition(self) -> bytes:
         """All metrics in Prometheus' text format."""
         return generate_latest(self.registry)
+
+
+def _samples(metric: Counter | Gauge | Histogram) -> Iterable[Sample]:
+    return (sample for family in metric.collect() for sample in family.samples)
+
+
+def _total(counter: Counter, **labels: str) -> float:
+    """The sum over all labels that are not given."""
+    return sum(
+        sample.value
+        for sample in _samples(counter)
+        if sample.name.endswith("_total") and labels.items() <= sample.labels.items()
+    )

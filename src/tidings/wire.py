@@ -289,6 +289,59 @@ class Node(Struct, frozen=True):
     """For how long it was not heard of; one that is silent for too long is no longer listed."""
 
 
+class Figures(Struct, frozen=True):
+    """What one node did since it started; all but `connections` only grow."""
+
+    messages: float
+    """Entries appended to logs."""
+    deliveries: float
+    """Updates handed to connections."""
+    connections: float
+    """Open now."""
+    commits: list[float]
+    """How many took how long: for each of `commit_bounds_ms` up to it, and those above the last."""
+    retries: float
+    """Calls to the store that were made again, whatever for."""
+    throttles: float
+    """Of those, because it had no units left."""
+    errors: float
+    """Failures that nobody foresaw."""
+    read_units: float
+    """Of calls and commits, in DynamoDB's units. On the embedded store, commits of sockets are
+    sampled."""
+    write_units: float
+
+
+class NodeFigures(Struct, frozen=True):
+    """A live node, and what it did up to its last beat."""
+
+    node: Node
+    figures: Figures | None
+    """None where it has told none yet."""
+
+
+class UnitPrices(Struct, frozen=True):
+    """What a million units cost on demand."""
+
+    currency: str
+    region: str
+    as_of: str
+    """The day of the price list."""
+    read_units_per_million: float
+    write_units_per_million: float
+
+
+class Operations(Struct, frozen=True):
+    """How the service is doing, node by node, for pages that draw rates from two of these."""
+
+    at: Timestamp
+    nodes: list[NodeFigures]
+    commit_bounds_ms: list[float]
+    cost_source: Literal["consumed", "metered"]
+    """Whether the store told its units, or they are what the same would take on DynamoDB."""
+    prices: UnitPrices
+
+
 class NodeList(Struct, frozen=True):
     """The live instances, oldest first."""
 

@@ -183,3 +183,33 @@ async def test_what_is_revoked_on_one_is_refused_on_the_other_in_time(
         async with asyncio.timeout(DEADLINE_S):
             took_s = await asyncio.gather(refused(), *map(closed, sockets))
         assert max(took_s) < REVOCATION_S, took_s
+
+
+async def test_what_one_does_is_seen_at_the_other_by_the_operator(sites: tuple[Site, Site]) -> None:
+    a, b = sites
+    key = await a.key()
+    await a.call("POST", "/v1/users", key, {"id": "ann", "role": "manager", "name": "Ann"})
+    await a.call("POST", "/v1/users", key, {"id": "ben", "role": "manager", "name": "Ben"})
+    room = {"id": "r", "kind": "group", "member_ids": ["ann", "ben"]}
+    assert (await a.call("POST", "/v1/rooms", key, room)).status == 201
+    for number in range(3):
+        body = {"client_id": f"m{number}", "text": "hello", "as_user": "ann"}
+        assert (await a.call("POST", "/v1/rooms/r/messages", key, body)).status == 201
+    operator = await b.key(operator=True)
+
+    found: dict[str, Any] = {}
+
+    async def has_told() -> bool:
+        answer = await b.call("GET", "/v1/operations", operator)
+        assert answer.status == 200, answer
+        told = {one["node"]["id"]: one["figures"] for one in answer.json["nodes"]}
+        assert b.service.nodes.node_id in told
+        found.update(told.get(a.service.nodes.node_id) or {})
+        return found.get("messages") == 3
+
+    await soon(has_told)
+    assert sum(found["commits"]) == 4  # the room and its messages
+    assert found["write_units"] >= 3 * 18  # docs/costs.md
+    assert found["errors"] == found["throttles"] == 0
+    refused = await b.call("GET", "/v1/operations", key)
+    assert refused.status == 403

@@ -123,6 +123,7 @@ async def _tell(request: web.Request, handler: Handler, features: Features) -> w
             status = response.status
         finally:
             duration_s = exchange.duration_s
+            features.metrics.spent(meter.read_units, meter.write_units)
             features.metrics.request(
                 exchange.route, status, None if exchange.is_stream else duration_s
             )

@@ -5,14 +5,17 @@ from __future__ import annotations
 from functools import cache
 from importlib.resources import files
 
+import msgspec
 from aiohttp import web
 from msgspec import Struct
 
 from tidings import metrics, wire
 from tidings.api.endpoints import Call, Callers, Nothing, Section
 from tidings.api.exchanges import EXCHANGE
-from tidings.clock import rfc3339
+from tidings.clock import rfc3339, system_clock
+from tidings.cluster.nodes import Node
 from tidings.errors import NotFound
+from tidings.storage.prices import latest_prices
 
 SECTION = Section("Operations", "For those who run the service.")
 
@@ -76,18 +79,31 @@ async def list_nodes(call: Call[Nothing, Nothing, Nothing]) -> wire.NodeList:
 
     As the one that answers sees them: a new one appears, and one that died disappears, within a few
     seconds."""
-    return wire.NodeList(
-        [
-            wire.Node(
-                id=node.node_id,
-                address=node.address,
-                version=node.version,
-                started_at=rfc3339(node.started_at),
-                is_draining=node.is_draining,
-                silent_s=round(node.silent_s, 1),
-            )
+    return wire.NodeList([_node(node) for node in call.features.nodes.live])
+
+
+@SECTION.endpoint("GET", "/v1/operations", callers=Callers.OPERATOR)
+async def get_operations(call: Call[Nothing, Nothing, Nothing]) -> wire.Operations:
+    """Get what every live node did since it started.
+
+    Counters that only grow, up to each node's last beat, a second ago at most; rates are the
+    differences between two replies."""
+    prices = latest_prices()
+    return wire.Operations(
+        at=rfc3339(system_clock()),
+        nodes=[
+            wire.NodeFigures(_node(node), _figures(node.figures))
             for node in call.features.nodes.live
-        ]
+        ],
+        commit_bounds_ms=[bound * 1000 for bound in metrics.COMMIT_BUCKETS_S],
+        cost_source=call.features.cost_source,
+        prices=wire.UnitPrices(
+            currency=prices.currency,
+            region=prices.region,
+            as_of=prices.as_of.isoformat(),
+            read_units_per_million=prices.read_units_per_million,
+            write_units_per_million=prices.write_units_per_million,
+        ),
     )
 
 
@@ -115,6 +131,25 @@ async def get_docs_file(call: Call[PageFilePath, Nothing, Nothing]) -> web.Respo
     if media_type is None:
         raise NotFound
     return _page_file(call.path.file, media_type)
+
+
+def _node(node: Node) -> wire.Node:
+    return wire.Node(
+        id=node.node_id,
+        address=node.address,
+        version=node.version,
+        started_at=rfc3339(node.started_at),
+        is_draining=node.is_draining,
+        silent_s=round(node.silent_s, 1),
+    )
+
+
+def _figures(told: dict[str, float | list[float]]) -> wire.Figures | None:
+    """What a node told; None where it told nothing, or is of a version that tells other things."""
+    try:
+        return msgspec.convert(told, wire.Figures)
+    except msgspec.ValidationError:
+        return None
 
 
 def _page_file(name: str, media_type: str) -> web.Response:

@@ -88,6 +88,9 @@ RETRY_PAUSE_S_MAX = 0.05
 STOP_POLL_S = 0.005
 """How often a stop looks whether everything has ended."""
 ROOMS_REMEMBERED_MAX = 20_000
+SPENT_SAMPLED_OF = 32
+"""Of so many commits whose price nobody asked for, one is metered and counted as all of them:
+metering takes a fifth of the throughput of the embedded store."""
 
 _log = structlog.get_logger(__name__)
 
@@ -116,6 +119,7 @@ class _Batch(msgspec.Struct):
     size: int = 0
     """Commands at the start: each bears its share of the cost."""
     spent: Meter | None = None
+    began_s: float = 0.0
 
 
 class _KnownRoom(msgspec.Struct):
@@ -134,10 +138,11 @@ class Commits:
     """The only way to change a room.
 
     `on_room_changed(before, after)` hears of each commit that changed more of a room than its
-    head; `before` is None for a new room. `on_committed(entries)` counts. `nudge(workspace, users)`
-    hears of users who may have got something without being told, since its answer was lost. This
-    node of `nodes` runs the fan-outs that are opened here; one that is in nobody's view where none
-    are given.
+    head; `before` is None for a new room. `on_committed(entries, duration_s)` counts, and
+    `on_spent(read_units, write_units)` what commits took that no caller is charged for.
+    `nudge(workspace, users)` hears of users who may have got something without being told, since
+    its answer was lost. This node of `nodes` runs the fan-outs that are opened here; one that is
+    in nobody's view where none are given.
     """
 
     def __init__(
@@ -163,7 +168,10 @@ class Commits:
         self._context = copy_context()
         self._fanouts = Fanouts(store, clock, self._nodes, self, self._context)
         self.on_room_changed: Callable[[RoomRow | None, RoomRow], None] | None = None
-        self.on_committed: Callable[[int], None] | None = None
+        self.on_committed: Callable[[int, float], None] | None = None
+        self.on_spent: Callable[[float, float], None] | None = None
+        self._unasked = 0
+        """Commits whose price nobody asked for."""
         self.nudge: Nudge = _nobody_to_nudge
 
     # --- asking --------------------------------------------------------------------------------
@@ -397,8 +405,9 @@ class Commits:
     async def _commit(self, batch: _Batch) -> None:
         waiting = [one for room in batch.rooms.values() for one in room]
         batch.size = len(waiting)
+        batch.began_s = asyncio.get_running_loop().time()
         try:
-            if any(one.meter is not None for one in waiting):
+            if self._is_metered(waiting):
                 with metering() as batch.spent:
                     await self._commit_until_done(batch)
             else:
@@ -414,6 +423,22 @@ class Commits:
                 _answer(batch, one, Unavailable("The service failed to do this."))
         finally:
             self._release(batch.names)
+            self._count_spent(batch, waiting)
+
+    def _is_metered(self, waiting: Sequence[_Waiting]) -> bool:
+        """Whether somebody asked for the price, or it is the turn of a sample."""
+        if any(one.meter is not None for one in waiting):
+            return True
+        self._unasked += 1
+        return self.on_spent is not None and self._unasked % SPENT_SAMPLED_OF == 0
+
+    def _count_spent(self, batch: _Batch, waiting: Sequence[_Waiting]) -> None:
+        """Tell what was spent for those who did not ask."""
+        if batch.spent is None or self.on_spent is None:
+            return
+        unasked = sum(one.meter is None for one in waiting)
+        weight = SPENT_SAMPLED_OF if unasked == batch.size else unasked / batch.size
+        self.on_spent(batch.spent.read_units * weight, batch.spent.write_units * weight)
 
     async def _commit_until_done(self, batch: _Batch) -> None:
         """Plan and write until every command has its answer, or wait for another turn."""
@@ -508,7 +533,8 @@ class Commits:
                 _answer(batch, one, next(answers)[1])
         self._publish(workspace, plan.updates)
         if self.on_committed is not None and plan.writes:
-            self.on_committed(plan.entries_count)
+            duration_s = asyncio.get_running_loop().time() - batch.began_s
+            self.on_committed(plan.entries_count, duration_s)
         for room_id, view, _ in work:
             after = plan.rooms.get(room_id)
             if after is None:

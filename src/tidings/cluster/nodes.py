@@ -39,6 +39,9 @@ SERVICE = "tidings"
 Monotonic: TypeAlias = Callable[[], float]
 """Returns seconds that never go back and that nobody sets."""
 
+Figures: TypeAlias = dict[str, float | list[float]]
+"""What a process tells of itself, by `tidings.metrics.Metrics.figures`."""
+
 _log = structlog.get_logger(__name__)
 
 
@@ -54,6 +57,8 @@ class Node(msgspec.Struct, frozen=True):
     """It is being stopped: it takes nobody new."""
     silent_s: float = 0.0
     """For how long it has not been heard of."""
+    figures: Figures = {}
+    """What it did since it started."""
 
 
 class _Sight(msgspec.Struct):
@@ -92,6 +97,9 @@ class Nodes:
         self._task: asyncio.Task[None] | None = None
         self.on_gone: list[Callable[[str], None]] = []
         """Each is called with the id of a node that was live and is not any more."""
+        self.figures: Callable[[], Figures] = dict
+        """Asked with each beat, which carries them to the other nodes; a row with them is still
+        one write unit."""
 
     @property
     def node_id(self) -> str:
@@ -143,7 +151,7 @@ class Nodes:
         Raises Unavailable.
         """
         self._beat += 1
-        own = self._own
+        own = self._own = msgspec.structs.replace(self._own, figures=self.figures())
         row: Item = {
             "service": SERVICE,
             "node_id": own.node_id,
@@ -152,6 +160,7 @@ class Nodes:
             "started_at": own.started_at,
             "beat": self._beat,
             "is_draining": own.is_draining or None,
+            "figures": own.figures or None,
         }
         await self._store.write(Put(NODES, row))
 
@@ -230,6 +239,7 @@ def node_from_item(item: Item) -> Node:
         version=item.get("version") or "",
         started_at=item["started_at"],
         is_draining=bool(item.get("is_draining")),
+        figures=item.get("figures") or {},
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from datetime import date
+from functools import cache
 from importlib.resources import files
 
 import msgspec
@@ -45,6 +46,7 @@ class Prices(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return max(0.0, size_gb - self.storage_gb_free) * self.storage_gb_per_month
 
 
+@cache
 def latest_prices() -> Prices:
     """The newest of the price files that come with the package."""
     texts = [

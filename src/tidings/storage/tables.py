@@ -227,6 +227,7 @@ NODES = Table(
         "started_at": int,
         "beat": int,
         "is_draining": bool,
+        "figures": dict,
     },
 )
 
