@@ -19,25 +19,21 @@ const plots = [
   new Plot({
     title: "Messages",
     unit: "/s",
-    spanMs: SPAN_MS,
     series: [{ name: "Messages/s", value: (point) => point.total.messages }],
   }),
   new Plot({
     title: "Deliveries",
     unit: "/s",
-    spanMs: SPAN_MS,
     series: [{ name: "Deliveries/s", value: (point) => point.total.deliveries }],
   }),
   new Plot({
     title: "Connections",
     unit: "open",
-    spanMs: SPAN_MS,
     series: [{ name: "Open", value: (point) => point.total.connections }],
   }),
   new Plot({
     title: "Commit latency",
     unit: "ms",
-    spanMs: SPAN_MS,
     series: [
       { name: "Median ms", value: (point) => point.median },
       { name: "99th percentile ms", value: (point) => point.slowest },
@@ -46,7 +42,6 @@ const plots = [
   new Plot({
     title: "Store retries",
     unit: "/s",
-    spanMs: SPAN_MS,
     series: [
       { name: "All/s", value: (point) => point.total.retries },
       { name: "Throttled/s", value: (point) => point.total.throttles },
@@ -55,7 +50,6 @@ const plots = [
   new Plot({
     title: "Units and their price",
     unit: "",
-    spanMs: SPAN_MS,
     now: (point) => `${money(point.price)}/min`,
     series: [
       { name: "Write units/min", value: (point) => point.total.write_units * 60 },

@@ -9,18 +9,20 @@ const BOTTOM = 18;
 const TOP = 6;
 const RIGHT = 4;
 const LINES = 3;
+const MINUTE_MS = 60_000;
+const SPAN_MS_MIN = 2 * MINUTE_MS;
 
 /**
  * A plot that is drawn anew with each `draw`.
  *
  * `series` are of the shape `{name, value(point)}`; a value of null leaves a gap. The first
- * series' newest value stands large beside the title, with `unit`.
+ * series' newest value stands large beside the title, with `unit`. The time that is shown grows with
+ * the points.
  */
 export class Plot {
-  constructor({ title, unit, series, spanMs, now = null }) {
+  constructor({ title, unit, series, now = null }) {
     this.series = series;
     this.unit = unit;
-    this.spanMs = spanMs;
     this.now = now ?? ((point) => `${told(series[0].value(point))} ${unit}`);
     this.points = [];
     this.pointedAt = null;
@@ -63,6 +65,7 @@ export class Plot {
     const width = this.svg.clientWidth;
     const last = this.points.at(-1);
     if (!width || !last) return;
+    this.spanMs = Math.max(SPAN_MS_MIN, Math.ceil((last.at - this.points[0].at) / MINUTE_MS) * MINUTE_MS);
     this.from = last.at - this.spanMs;
     const across = (at) => LEFT + ((at - this.from) / this.spanMs) * (width - LEFT - RIGHT);
     const values = this.points.flatMap((point) => this.series.map((one) => one.value(point) ?? 0));
@@ -73,12 +76,12 @@ export class Plot {
     for (let line = 0; line <= LINES; line += 1) {
       const y = up(line * step);
       shapes.push(shape("line", { class: "grid", x1: LEFT, x2: width - RIGHT, y1: y, y2: y }));
-      shapes.push(label(told(line * step), LEFT - 6, y + 4, "end"));
+      shapes.push(label(brief(line * step), LEFT - 6, y + 4, "end"));
     }
-    for (const minutes of [10, 5, 0]) {
-      const text = minutes === 0 ? "now" : `${minutes} min ago`;
-      const anchor = minutes === 10 ? "start" : minutes === 0 ? "end" : "middle";
-      shapes.push(label(text, across(last.at - minutes * 60_000), HEIGHT - 2, anchor));
+    for (const [share, anchor] of [[0, "start"], [0.5, "middle"], [1, "end"]]) {
+      const ago = told(((1 - share) * this.spanMs) / MINUTE_MS);
+      const text = share === 1 ? "now" : `${ago} min ago`;
+      shapes.push(label(text, across(this.from + share * this.spanMs), HEIGHT - 2, anchor));
     }
     this.series.forEach((one, place) => {
       const name = `series-${place + 1}`;
@@ -101,7 +104,8 @@ export class Plot {
 
   read(shown, last) {
     this.reading.textContent = this.now(shown);
-    const items = this.series.map((one, place) => {
+    const named = this.series.length > 1 ? this.series : [];
+    const items = named.map((one, place) => {
       const item = document.createElement("span");
       item.className = `series-${place + 1}`;
       const name = document.createElement("b");
@@ -124,6 +128,11 @@ export function roundStep(size) {
   if (!(size > 0)) return 1;
   const power = 10 ** Math.floor(Math.log10(size));
   return [1, 2, 5, 10].map((times) => times * power).find((step) => step >= size * 0.999);
+}
+
+/** A number for an axis: 20k for 20,000. */
+function brief(number) {
+  return number.toLocaleString("en", { notation: "compact", maximumFractionDigits: 2 });
 }
 
 /** The parts of a series without gaps, each a list of [at, value]. */
