@@ -96,7 +96,7 @@ async def get_operations(call: Call[Nothing, Nothing, Nothing]) -> wire.Operatio
             for node in call.features.nodes.live
         ],
         commit_bounds_ms=[bound * 1000 for bound in metrics.COMMIT_BUCKETS_S],
-        cost_source=call.features.cost_source,
+        cost_source=call.features.cost_source(),
         prices=wire.UnitPrices(
             currency=prices.currency,
             region=prices.region,

@@ -1,4 +1,4 @@
-"""What browsers load, open to all: the client library as native ES modules."""
+"""What browsers load, open to all: pages, and the client library as native ES modules."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from aiohttp import web
 from msgspec import Struct
 
 from tidings.api.endpoints import Call, Callers, Nothing, Section
+from tidings.api.exchanges import EXCHANGE
+from tidings.api.operations import PAGE_POLICY
 from tidings.errors import NotFound
-from tidings.web.assets import Asset, assets, entrance, version
+from tidings.web.assets import Asset, assets, entrance, page, version
 
 SECTION = Section(
-    "Browser modules",
+    "Pages and browser modules",
     "Native ES modules without a build step. A page names the lasting address; the modules behind "
     "it stand under a version that changes with their content, and may be kept for ever.",
 )
@@ -33,6 +35,15 @@ async def get_client_module(call: Call[Nothing, Nothing, Nothing]) -> web.Respon
 
     `import {connect} from "/client.js"`; pages of other origins may do so too."""
     return _reply(call.request, entrance("client/client.js"), CHECKED)
+
+
+@SECTION.endpoint("GET", "/ops", callers=Callers.OPEN, media_type="text/html")
+async def get_operations_page(call: Call[Nothing, Nothing, Nothing]) -> web.Response:
+    """Watch what the service is doing.
+
+    The page asks for an operator's key before it shows anything."""
+    call.request[EXCHANGE].content_security_policy = PAGE_POLICY
+    return _reply(call.request, page("ops/ops.html"), CHECKED)
 
 
 @SECTION.endpoint(

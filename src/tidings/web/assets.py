@@ -8,13 +8,14 @@ from importlib.resources import files
 
 from msgspec import Struct
 
-FOLDERS = ("client",)
+FOLDERS = ("client", "ops")
 MEDIA_TYPES = {
     "js": "text/javascript; charset=utf-8",
     "css": "text/css; charset=utf-8",
     "svg": "image/svg+xml",
 }
 """By the end of a file's name; files of other types are not served."""
+PAGE_TYPE = "text/html; charset=utf-8"
 VERSION_CHARACTERS = 16
 
 
@@ -49,6 +50,15 @@ def version() -> str:
     for path, asset in assets().items():
         digest.update(b"%b %d " % (path.encode(), len(asset.body)) + asset.body)
     return digest.hexdigest()[:VERSION_CHARACTERS]
+
+
+@cache
+def page(path: str) -> Asset:
+    """A page; `{assets}` in it is where the present version's files are, relative to its address
+    at the top of the service.
+    """
+    text = (files("tidings.web") / path).read_text("utf-8")
+    return Asset(text.replace("{assets}", f"assets/{version()}").encode(), PAGE_TYPE)
 
 
 @cache
