@@ -16,6 +16,7 @@ from tidings.storage.interface import Store
 from tidings.storage.metered import CostSource, MeteredStore
 from tidings.storage.moves import GUARD_SLOTS_MAX
 from tidings.storage.moving import MovingStore
+from tidings.storage.retries import Kind
 from tidings.storage.sqlite import SqliteStore
 from tidings.storage.standing import Stack
 
@@ -76,12 +77,14 @@ async def open_engine(
     clock: Clock = system_clock,
     metrics: Metrics | None = None,
     must_exist: bool = False,
+    on_retry: Callable[[Kind], None] | None = None,
 ) -> AsyncIterator[Store]:
     """The bare store at the address, which is closed on leaving; for who serves: `open_store`.
 
     With `metrics` it serves for long: it counts there, and keeps itself clean. Unless it
     `must_exist`, the embedded store is made where it is missing, and so are the tables on an engine
-    that is not AWS; those on AWS cost money and are made by `tidings tables create` alone. Raises
+    that is not AWS; those on AWS cost money and are made by `tidings tables create` alone.
+    `on_retry` hears of calls that are made again, in place of `metrics`. Raises
     NotFound for a missing store; Conflict for one that is not ours, or can't do what we need;
     Unavailable for one that can't be opened.
     """
@@ -105,7 +108,8 @@ async def open_engine(
             from tidings.storage import provision
             from tidings.storage.dynamodb import DynamoStore
 
-            on_retry = None if metrics is None else metrics.store_retry
+            if on_retry is None and metrics is not None:
+                on_retry = metrics.store_retry
             async with DynamoStore.open(address, clock=clock, on_retry=on_retry) as store:
                 if not (address.is_aws or must_exist):
                     await provision.create(store.calls, address)

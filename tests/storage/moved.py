@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -13,14 +13,25 @@ import pytest
 from tests.storage.contract import scan_all
 from tidings.clock import Clock
 from tidings.storage import moves
-from tidings.storage.interface import Delete, Store, Table
-from tidings.storage.moves import Move, Pair
+from tidings.storage.interface import (
+    SET_ITEMS_MAX,
+    Check,
+    Delete,
+    Equals,
+    Put,
+    Store,
+    Table,
+    Update,
+    Write,
+)
+from tidings.storage.moves import Move, MoveChanged, Pair
 from tidings.storage.moving import MovingStore
 from tidings.storage.sqlite import SqliteStore
 from tidings.storage.standing import Opening, Stack
 from tidings.storage.tables import MOVES, TABLES
 
 SOURCE, TARGET = "sqlite:////source", "sqlite:////target"
+LANE = ("lanes", "test")
 LOOK_S = 0.01
 """How often a mover looks whether everybody has confirmed."""
 
@@ -81,32 +92,53 @@ class Mover:
         move = await moves.announce(
             self.pair, move_id=secrets.token_hex(4), source=SOURCE, target=TARGET, data={}
         )
-        while sum(each.epoch >= move.epoch for each in await self.processes()) < known:
-            await asyncio.sleep(LOOK_S)
+        await self.guarded(move, known)
         move = await moves.take(self.pair, move, "copying")
         return await moves.take(self.pair, move, "following")
 
-    async def processes(self) -> list[moves.Process]:
-        return await moves.processes(self.pair.at((await self.move()).decides))
-
-    async def switch(self) -> Move:
-        """Make the other store decide: the target, or the source again."""
-        move = await moves.seal(self.pair, await self.move())
-        await self.carry(move)
-        move = await moves.decide(self.pair, move)
-        while await moves.unconfirmed(self.pair, move):
+    async def guarded(self, move: Move, known: int) -> None:
+        """Wait until so many processes guard: it takes the place of PREPARE_S."""
+        while True:
+            processes = await moves.processes(self.pair.source)
+            if sum(process.epoch >= move.epoch for process in processes) >= known:
+                return
             await asyncio.sleep(LOOK_S)
+
+    async def switch(self, patience_s: float = 10.0) -> Move:
+        """Make the other store decide: the target, or the source again."""
+        while True:
+            with suppress(MoveChanged):  # somebody took the seal away, for it took too long
+                move = await moves.seal(self.pair, await self.move())
+                await self.carry(move)
+                return await self.settle(await moves.decide(self.pair, move), patience_s)
+
+    async def settle(self, move: Move, patience_s: float) -> Move:
+        """Wait until everybody has confirmed the switch, but not longer."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(patience_s):
+                while await moves.unconfirmed(self.pair, move):
+                    await asyncio.sleep(LOOK_S)
         return await moves.settle(self.pair, move)
 
     async def carry(self, move: Move) -> None:
-        """Make the store that does not decide hold what the other does."""
+        """Make the store that does not decide hold what the other does.
+
+        A mover that died in it may still have writes under way there: they are fenced off.
+        """
         here, there = self.pair.at(move.decides), self.pair.at(moves.other(move.decides))
+        await there.write(Update(MOVES, LANE, add={"fence": 1}))
+        lane = await there.get(MOVES, LANE)
+        assert lane is not None
+        fence = Check(MOVES, LANE, (Equals("fence", lane["fence"]),))
         for table in self._tables:
             wanted = {table.key(item): item for item in await scan_all(here, table)}
             found = {table.key(item): item for item in await scan_all(there, table)}
-            await there.put_many(table, [i for key, i in wanted.items() if found.get(key) != i])
-            for key in found.keys() - wanted.keys():
-                await there.write(Delete(table, key))
+            changes: list[Write] = [
+                Put(table, item) for key, item in wanted.items() if found.get(key) != item
+            ]
+            changes += [Delete(table, key) for key in found.keys() - wanted.keys()]
+            for start in range(0, len(changes), SET_ITEMS_MAX):
+                await there.write(*changes[start : start + SET_ITEMS_MAX], fence)
 
     async def to_and_fro(self) -> None:
         """Move, move back, and so on, until cancelled."""

@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
-import tempfile
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
-from hypothesis.stateful import initialize, rule
 
 from tests.storage import moved
 from tests.storage.contract import SetClock, StoreContract
-from tests.storage.machine import StoreMachine
 from tests.storage.moved import Mover, files, open_moving
-from tidings.clock import Clock
 from tidings.storage.interface import Store
-from tidings.storage.moving import MovingStore
 
 
 @pytest.fixture(autouse=True)

@@ -74,6 +74,7 @@ Stage: TypeAlias = Literal[
     "rolled_back",
 ]
 Side: TypeAlias = Literal["source", "target"]
+SIDES: tuple[Side, Side] = ("source", "target")
 
 _STEPS: Mapping[tuple[Stage, Side], Mapping[Stage, int]] = {
     ("preparing", "source"): {"copying": 2, "rolled_back": 2},
@@ -187,23 +188,29 @@ async def read_row(store: Store) -> Move | None:
     return None if item is None else _from_item(item)
 
 
-def speaks(source: Move | None, target: Move | None) -> Move | None:
-    """Which of the two rows is true."""
-    rows = [row for row in (source, target) if row is not None]
-    if len(rows) == 2 and rows[0].id != rows[1].id:  # an older move of one of the two, and a newer
-        return max(rows, key=lambda row: row.epoch)
-    for row in rows:
-        if row.decides == row.side:
-            return row
-    return max(rows, key=lambda row: row.epoch, default=None)
-
-
 async def read(pair: Pair) -> Move | None:
-    """The record of the move; one read where the source decides or was never told of a move."""
-    source = await read_row(pair.source)
-    if source is None or source.decides == source.side:
-        return source
-    return speaks(source, await read_row(pair.target))
+    """The row that speaks; None where the source was never told of a move.
+
+    One read where the source decides. Raises Unavailable where a store is out of reach that might
+    be the one that decides; the other need not be there.
+    """
+    rows: list[Move] = []
+    lost: Unavailable | None = None
+    for side in SIDES:
+        try:
+            row = await read_row(pair.at(side))
+        except Unavailable as error:
+            lost = error
+            continue
+        if row is None and side == "source":
+            return None
+        if row is not None:
+            if row.decides == row.side:
+                return row
+            rows.append(row)
+    if lost is not None:
+        raise lost
+    return max(rows, key=lambda row: row.epoch, default=None)
 
 
 def resolve(move: Move | None, side: Side) -> Side:
@@ -243,21 +250,30 @@ async def announce(
     target: str,
     data: Mapping[str, Any],
 ) -> Move:
-    """Begin a move. Raises Conflict where one is under way that has to do with either store.
+    """Begin a move. Raises Conflict where one is under way that has to do with either store, where
+    the source is not in use any more, and where an earlier move left the target in use.
 
     The same id again goes on where this was interrupted. Whether the target is empty is the
     caller's to know. Nothing may be sealed before PREPARE_S have gone by.
     """
-    rows = {"source": await read_row(pair.source), "target": await read_row(pair.target)}
+    rows = {side: await read_row(pair.at(side)) for side in SIDES}
+    known = [row for row in rows.values() if row is not None]
     epoch = 2
-    for row in rows.values():
+    for side, row in rows.items():
         if row is None:
             continue
         if row.id == move_id:
-            return await _copied(pair, await _read_pair(pair))
-        if not row.is_over:
-            raise Conflict(f"The move from {row.source} to {row.target} is {row.stage}.")
-        epoch = max(epoch, row.epoch + 2 - row.epoch % 2)
+            return await _copied(pair, await _the(pair, move_id))
+        now = max((each for each in known if each.id == row.id), key=lambda each: each.epoch)
+        if not now.is_over:
+            raise Conflict(f"The move from {now.source} to {now.target} is {now.stage}.")
+        if (now.decides == row.side) != (side == "source"):
+            raise Conflict(
+                f"The source was moved and is no longer in use: use {now.url}."
+                if side == "source"
+                else "The target is in use by a service of its own."
+            )
+        epoch = max(epoch, now.epoch + 2)
     move = Move(move_id, source, target, "source", epoch, "preparing", "source", data=data)
     await _replace(pair.source, rows["source"], move)
     return await _copied(pair, move)
@@ -332,9 +348,7 @@ async def amend(
     to None are removed. Holds for the move in whatever stage it is. Raises MoveChanged where it
     is another one."""
     for _ in range(TRIES_MAX):
-        now = await _read_pair(pair)
-        if now.id != move.id:
-            break
+        now = await _the(pair, move.id)
         changed = msgspec.structs.replace(
             now,
             wanted=now.wanted if wanted is None else wanted or None,
@@ -437,9 +451,9 @@ def _guard(process: str, slot: int) -> Key:
     return (f"guards/{process}#{slot}", "guard")
 
 
-async def _read_pair(pair: Pair) -> Move:
-    move = speaks(await read_row(pair.source), await read_row(pair.target))
-    if move is None:
+async def _the(pair: Pair, move_id: str) -> Move:
+    move = await read(pair)
+    if move is None or move.id != move_id:
         raise MoveChanged
     return move
 

@@ -221,7 +221,8 @@ class MovingStore:
         if len(writes) > SET_ITEMS_MAX:
             raise ValueError(f"a write holds at most {SET_ITEMS_MAX} items")
         if self._standing.is_idle():
-            await self._standing.here.store.write(*writes)
+            with self._standing.unguarded() as here:
+                await here.store.write(*writes)
         else:
             await self._write_when_open(writes)
 
@@ -231,7 +232,8 @@ class MovingStore:
         while chunk := [*islice(remaining, PAGE_ITEMS_MAX)]:
             here = await self._standing.current()
             if self._standing.move is None:
-                await here.store.put_many(table, chunk)
+                with self._standing.unguarded():
+                    await here.store.put_many(table, chunk)
                 continue
             for puts in _sets(table, chunk):
                 await self._write_when_open(puts)
@@ -255,7 +257,8 @@ class MovingStore:
         here = await now.current()
         move, changed = now.move, now.changed
         if move is None or not writes:
-            await here.store.write(*writes)
+            with now.unguarded():
+                await here.store.write(*writes)
             return True
         if not move.is_open:
             with suppress(TimeoutError):

@@ -11,8 +11,14 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    contextmanager,
+    suppress,
+)
 from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
@@ -98,6 +104,9 @@ class Standing:
         self.changed = asyncio.Event()
         """Set, and replaced, when the record has changed."""
         self._read_at = _NEVER
+        self._unguarded = 0
+        """Writes under way that began while there was no move."""
+        self._is_guarded = asyncio.Event()
         self._registered: tuple[str, int] | None = None
         """With which store, and at which epoch of the record."""
         self._known_at: set[str] = set()
@@ -160,6 +169,17 @@ class Standing:
     def place(self, stack: Stack) -> int:
         """A number of the store, which stays as long as this is open."""
         return [*self._stacks.values()].index(stack)
+
+    @contextmanager
+    def unguarded(self) -> Iterator[Stack]:
+        """For a write while no move is under way; one that begins meanwhile waits for its end."""
+        self._unguarded += 1
+        try:
+            yield self.here
+        finally:
+            self._unguarded -= 1
+            if not self._unguarded:
+                self._is_guarded.set()
 
     @asynccontextmanager
     async def guarding(self, here: Stack, move: Move) -> AsyncIterator[Check | None]:
@@ -238,8 +258,11 @@ class Standing:
         if move is None:
             self._registered = None
         elif self._registered != (url, move.epoch) and not (is_known and move.stage == "sealed"):
-            if url != self._url:  # nothing more from the other, before this one is told so
-                self._read_at = _NEVER
+            if url != self._url or self.move is None:
+                self._read_at = _NEVER  # nothing is done by the old view, once this one is told
+            while self._unguarded:
+                self._is_guarded.clear()
+                await self._is_guarded.wait()
             data = self._tells()
             await moves.register(here.engine, move, self._process, slots=here.slots, data=data)
             self._known_at.add(url)
