@@ -47,7 +47,7 @@ async def engine() -> AsyncIterator[Engine]:
                 "TMPDIR": folder,
                 "BIND_HOST": "127.0.0.1",
                 "GATEWAY_PORT": str(port),
-                "SERVICES": "dynamodb",
+                "SERVICES": "dynamodb,dynamodbstreams",
                 "SFTP_ENABLED": "0",
                 "IOT_MTLS_ENABLED": "0",
                 "LOG_LEVEL": "ERROR",

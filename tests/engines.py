@@ -77,7 +77,7 @@ def _start_ministack() -> str:
         "S3_DATA_DIR": folder,
         "BIND_HOST": "127.0.0.1",
         "GATEWAY_PORT": str(port),
-        "SERVICES": "dynamodb,s3",
+        "SERVICES": "dynamodb,dynamodbstreams,s3",
         "SFTP_ENABLED": "0",
         "IOT_MTLS_ENABLED": "0",
         "LOG_LEVEL": "ERROR",

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from io import BytesIO
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import aiohttp
 import msgspec
@@ -42,7 +42,10 @@ SKEW_S_MAX = 60.0
 """How far our clock may be from the server's before it is corrected, should a signature be refused;
 AWS takes five minutes."""
 
-_API = "DynamoDB_20120810"
+Api: TypeAlias = Literal["tables", "streams"]
+"""Which of its two interfaces is called."""
+
+_APIS: Mapping[Api, str] = {"tables": "DynamoDB_20120810", "streams": "DynamoDBStreams_20120810"}
 _READS = ("Get", "BatchGet", "Query", "Scan", "TransactGet", "Describe", "List")
 _CONFLICTS = frozenset(
     {"TransactionConflict", "TransactionConflictException", "ReplicatedWriteConflictException"}
@@ -103,9 +106,10 @@ class Calls:
     Needs the running loop only from the first call on.
     """
 
-    def __init__(self, address: DynamoAddress, policy: RetryPolicy) -> None:
+    def __init__(self, address: DynamoAddress, policy: RetryPolicy, api: Api = "tables") -> None:
         self.policy = policy
-        self._url = endpoint(address)
+        self._api = _APIS[api]
+        self._url = endpoint(address, api)
         self._signer = Signer(address.region, host_header(self._url), self._url.raw_path)
         self._credentials = Credentials(is_local=not address.is_aws)
         self._session: aiohttp.ClientSession | None = None
@@ -121,9 +125,10 @@ class Calls:
         *,
         on_retry: Callable[[Kind], None] | None = None,
         policy: RetryPolicy | None = None,
+        api: Api = "tables",
     ) -> Calls:
         """Calls to the engine at that address, which nothing connects to yet."""
-        return cls(address, policy or RetryPolicy(on_retry=on_retry))
+        return cls(address, policy or RetryPolicy(on_retry=on_retry), api)
 
     async def __aenter__(self) -> Calls:
         return self
@@ -182,7 +187,7 @@ class Calls:
     async def _attempt(self, retries: Retries, keys: Keys, action: str, body: bytes) -> _Answer:
         async with self._slot(retries) as session:
             moment = datetime.fromtimestamp(time.time() - self._clock_ahead_s, UTC)
-            headers = self._signer.headers(keys, f"{_API}.{action}", body, moment)
+            headers = self._signer.headers(keys, f"{self._api}.{action}", body, moment)
             # A body that is larger than this would hold up the loop, were it sent at one go.
             data = BytesIO(body) if len(body) > TOO_LARGE_BYTES_BODY else body
             async with (
@@ -228,12 +233,15 @@ class Calls:
         raise Unavailable("The store refuses our credentials.") from refusal
 
 
-def endpoint(address: DynamoAddress) -> URL:
-    """Where requests for that address go."""
+def endpoint(address: DynamoAddress, api: Api = "tables") -> URL:
+    """Where requests for that address go; AWS has hosts of their own for streams."""
+    start = "streams." if api == "streams" else ""
     if address.endpoint is not None:
-        return URL(address.endpoint)
+        url = URL(address.endpoint)
+        host = url.host or ""
+        return url.with_host(start + host) if start and host.startswith("dynamodb.") else url
     suffix = "amazonaws.com.cn" if address.region.startswith("cn-") else "amazonaws.com"
-    return URL(f"https://dynamodb.{address.region}.{suffix}/")
+    return URL(f"https://{start}dynamodb.{address.region}.{suffix}/")
 
 
 def host_header(url: URL) -> str:

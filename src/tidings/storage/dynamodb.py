@@ -49,6 +49,10 @@ BATCH_PUTS_MAX = 25
 BULK_CALLS_MAX = 8
 """Calls of one `put_many` that are under way at once."""
 
+MARK = "~mark#"
+"""Begins the partitions of items that stand for nothing, and which no scan shows: whoever reads a
+table's stream knows by them how far it got. No workspace is called that."""
+
 _CONDITION = "ConditionalCheckFailed"
 _ILL_FORMED = frozenset(
     {"ValidationException", "ValidationError", "ItemCollectionSizeLimitExceeded"}
@@ -211,7 +215,9 @@ class DynamoStore:
         """See `Store.scan`; strongly consistent, and a page also ends after 1 MB."""
         requests = self._requests_of(table)
         payload, order = requests.scan(segment=segment, segments=segments, limit=limit, after=after)
-        return await self._page("Scan", requests, payload, order, limit)
+        page = await self._page("Scan", requests, payload, order, limit)
+        items = [item for item in page.items if not str(item[table.partition]).startswith(MARK)]
+        return page if len(items) == len(page.items) else Page(items, page.after)
 
     async def _page(
         self,

@@ -70,7 +70,8 @@ class Pace:
             return self.units_per_s
         passed_s = max(0.0, self._monotonic() - self._lowered_at - THROTTLE_PAUSE_S)
         if self.units_per_s is None:
-            return self._lowered * UNBUDGETED_GROWTH ** min(passed_s, GROWTH_S_MAX)
+            growth: float = UNBUDGETED_GROWTH ** min(passed_s, GROWTH_S_MAX)
+            return self._lowered * growth
         rate = self._lowered + self.units_per_s * RATE_GROWTH * passed_s
         return min(max(rate, self.units_per_s * RATE_SHARE_LEAST), self.units_per_s)
 
