@@ -37,7 +37,6 @@ from tidings.migrate.sets import CopyRefused, CopySet, gather, position_after
 from tidings.storage.interface import Item, Key, Page, Position, Store, Table
 from tidings.storage.pacing import Pace
 from tidings.storage.sqlite import SqliteStore
-from tidings.storage.tables import FANOUTS, LEASES, NODES, SECRETS, WORKSPACES
 
 PARTS_PER_TABLE = 8
 """Into how many parts a table is divided; one process works on as many at once."""
@@ -58,7 +57,6 @@ TROUBLE_S_MAX = 120.0
 """For how long a store that does not answer is asked again before that is the caller's."""
 TROUBLE_PAUSES_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 
-_SMALL_TABLES = (SECRETS, WORKSPACES, NODES, LEASES, FANOUTS)
 _Result = TypeVar("_Result")
 _log = structlog.get_logger(__name__)
 
@@ -79,11 +77,13 @@ async def divide(
     """Parts that are all of the tables together, whatever is written meanwhile.
 
     The embedded store is divided by ranges of keys, since it would read all of a table for each of
-    its segments.
+    its segments. A table of less than a page is one part.
     """
     parts = []
     for table in tables:
-        count = 1 if table in _SMALL_TABLES else parts_per_table
+        count = parts_per_table
+        if (await source.scan(table, limit=PAGE_ITEMS)).after is None:
+            count = 1
         if isinstance(source, SqliteStore):
             bounds = [None, *map(list, await source.split(table, count)), None]
             parts += [Part(table.name, after=after, upto=upto) for after, upto in pairwise(bounds)]
