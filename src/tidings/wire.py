@@ -349,6 +349,76 @@ class NodeList(Struct, frozen=True):
     next: str | None = None
 
 
+class MigrationWorker(Struct, frozen=True):
+    """A process that works at a move."""
+
+    id: str
+    doing: str
+    trouble: str
+    """Why nothing goes on just now; empty while it does."""
+    items_per_s: float
+    units_per_s: float
+    heard_at: Timestamp
+    is_alive: bool
+    """It was heard of a moment ago."""
+
+
+class MigrationCheck(Struct, frozen=True):
+    """How the last comparison of both stores ended."""
+
+    checked_at: Timestamp
+    items: int
+    mended: int
+    """Items that differed and were copied again."""
+    left: int
+    """Items that differ still."""
+    sample: list[str]
+    """Some of those that differed."""
+
+
+class Migration(Struct, frozen=True):
+    """A move of the whole service from one store to another."""
+
+    id: str
+    source: str
+    target: str
+    stage: str
+    """preparing, copying, following, sealed, switched, settled, finished or rolled_back."""
+    decides: str
+    """Which store is the truth now: source or target."""
+    wanted: str
+    """What was asked for and is not done yet; empty for nothing."""
+    started_at: Timestamp
+    items_total: int
+    """About how many items the source held at the start."""
+    items: int
+    """Copied so far, by the first copy; what changes later is not counted."""
+    share: float
+    """Of the first copy that is done, from 0 to 1."""
+    bytes: int
+    units: float
+    """Write units that the copies took so far."""
+    price: float
+    """Of those units, on demand."""
+    currency: str
+    items_per_s: float
+    units_per_s: float
+    budget: float | None
+    """Units a second that all workers may use together; null for no limit."""
+    ends_at: Timestamp | None
+    """When the first copy is expected to be done."""
+    lag: int
+    """Changed items that are not copied yet, as the leading worker last saw it."""
+    check: MigrationCheck | None
+    workers: list[MigrationWorker]
+
+
+class MigrationReply(Struct, frozen=True):
+    """The move that is under way or was the last one; null where there was none."""
+
+    migration: Migration | None
+
+
 class SyncRoom(Struct, frozen=True):
     """What changed in one room since the cursor."""
 
