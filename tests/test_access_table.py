@@ -164,6 +164,7 @@ POST   /v1/sync                  cursor    400 400 400 400 400 400 400 | -      
 GET    /v1/ws                    -         101 101 101 101 101 101 101 | -        .   .   | 101
 GET    /metrics                  -         403 403 403 403 403 403 403 | -        .   .   | 401
 GET    /v1/nodes                 -         403 403 403 403 403 403 403 | -        .   .   | 401
+GET    /v1/migration             -         403 403 403 403 403 403 403 | -        .   .   | 401
 GET    /healthz                  -         200 200 200 200 200 200 200 | open     200 200 | 200
 GET    /readyz                   -         200 200 200 200 200 200 200 | open     200 200 | 200
 GET    /openapi.json             -         200 200 200 200 200 200 200 | open     200 200 | 200
@@ -485,7 +486,7 @@ def _expected_elsewhere(line: OtherCall, caller: str) -> str:
         is_looked_at = caller != "nobody" and line.scope != "open"
         return "401" if is_looked_at else line.nobody
     if caller == OPERATOR:
-        is_operators = line.call in ("GET /metrics", "GET /v1/nodes")
+        is_operators = line.call in ("GET /metrics", "GET /v1/nodes", "GET /v1/migration")
         return line.key if line.scope == "open" else "200" if is_operators else "403"
     if caller in KEY_SCOPES or caller == FOREIGN_KEY:
         scopes = KEY_SCOPES.get(caller, KEY_SCOPES["key"])

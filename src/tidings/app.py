@@ -21,7 +21,7 @@ from typing import Any
 import structlog
 from aiohttp import web
 
-from tidings import logs
+from tidings import logs, wire
 from tidings.api.application import Unfinished, make_application
 from tidings.api.endpoints import Section
 from tidings.api.features import Features
@@ -67,6 +67,7 @@ from tidings.storage.faults import read_profile
 from tidings.storage.faulty import FaultyStore
 from tidings.storage.interface import Absent, ConditionFailed, Item, Put, Store
 from tidings.storage.moving import MovingStore
+from tidings.storage.progress import read_progress
 from tidings.storage.retries import RetryPolicy
 from tidings.storage.tables import SECRETS
 
@@ -242,6 +243,10 @@ async def open_app(
             except TimeoutError as error:
                 raise Unavailable("The store does not answer.") from error
 
+        async def migration() -> wire.Migration | None:
+            books = await store.books()
+            return None if books is None else await read_progress(*books, clock)
+
         features = Features(
             users=people.users,
             credentials=people.credentials,
@@ -256,6 +261,7 @@ async def open_app(
             metrics=metrics,
             cost_source=lambda: store.cost_source,
             nodes=cluster.nodes,
+            migration=migration,
             check_ready=check_ready,
         )
         await bus.start()  # and stopped last: the last commits are told, too

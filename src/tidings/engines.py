@@ -81,11 +81,11 @@ async def open_engine(
 ) -> AsyncIterator[Store]:
     """The bare store at the address, which is closed on leaving; for who serves: `open_store`.
 
-    With `metrics` it serves for long: it counts there, and keeps itself clean. Unless it
-    `must_exist`, the embedded store is made where it is missing, and so are the tables on an engine
-    that is not AWS; those on AWS cost money and are made by `tidings tables create` alone.
-    `on_retry` hears of calls that are made again, in place of `metrics`. Raises
-    NotFound for a missing store; Conflict for one that is not ours, or can't do what we need;
+    With `metrics` it serves for long: it counts there, and keeps itself clean. `on_retry` hears of
+    calls that are made again, in place of `metrics`. Unless it `must_exist`, the embedded store is
+    made where it is missing, and so are the tables on an engine that is not AWS; those on AWS cost
+    money and are made by `tidings tables create` alone. Raises NotFound for a missing store;
+    Conflict for one that is not ours, or can't do what we need;
     Unavailable for one that can't be opened.
     """
     match address:

@@ -123,6 +123,15 @@ def _json(event: dict[str, Any], **_: object) -> str:
     return msgspec.json.encode(event, enc_hook=repr).decode()
 
 
+def configure_command() -> None:
+    """For a command, whose standard output is for results: warnings alone, on standard error."""
+    structlog.configure(
+        processors=[describe_exception, structlog.dev.ConsoleRenderer(colors=False)],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
 def configure(form: LogForm, stream: Stream) -> LineWriter | None:
     """Send this process's logs to the stream. Close the writer at the end; None when off."""
     if form == "off":

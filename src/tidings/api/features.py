@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from tidings import wire
     from tidings.blobs.blobs import Blobs
     from tidings.chat.chat import Chat
     from tidings.cluster.nodes import Nodes
@@ -40,5 +41,7 @@ class Features:
     cost_source: Callable[[], CostSource]
     """Where the prices come from that replies tell."""
     nodes: Nodes
+    migration: Callable[[], Awaitable[wire.Migration | None]]
+    """How far the move to another store is; None where there was none. Raises Unavailable."""
     check_ready: Callable[[], Awaitable[None]]
     """Returns when store and bus answer. Raises Unavailable."""

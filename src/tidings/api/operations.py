@@ -107,6 +107,15 @@ async def get_operations(call: Call[Nothing, Nothing, Nothing]) -> wire.Operatio
     )
 
 
+@SECTION.endpoint("GET", "/v1/migration", callers=Callers.OPERATOR)
+async def get_migration(call: Call[Nothing, Nothing, Nothing]) -> wire.MigrationReply:
+    """Tell how far a move to another store is.
+
+    What `tidings migrate status` prints: the stage, what was copied at which rate and price, when
+    it is expected to end, and who works at it."""
+    return wire.MigrationReply(await call.features.migration())
+
+
 @SECTION.endpoint("GET", "/openapi.json", callers=Callers.OPEN)
 async def get_openapi(call: Call[Nothing, Nothing, Nothing]) -> web.Response:
     """Get this document."""

@@ -14,12 +14,14 @@ from typing import Annotated, Any
 import typer
 from typer.exceptions import TyperException
 
+from tidings import logs
 from tidings.cli import (
     checks,
     exports,
     imports,
     lists,
     measures,
+    migrate,
     nodes,
     people,
     redis_imports,
@@ -53,6 +55,7 @@ checks.register(app)
 nodes.register(app)
 measures.register(app)
 tables.register(app)
+migrate.register(app)
 
 
 def _print_version(is_asked: bool) -> None:
@@ -91,6 +94,7 @@ def _fail(text: str, code: int) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. Never shows a stack trace for what can happen."""
+    logs.configure_command()
     given = sys.argv[1:] if arguments is None else list(arguments)
     command = _bind_environment(typer.main.get_command(app))
     try:
