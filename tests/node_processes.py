@@ -32,7 +32,9 @@ class Node:
         self.url = f"http://127.0.0.1:{self.port}"
         self.exit_codes: list[int] = []
         """How its processes ended."""
-        self._arguments = ("--store", store, "--bus", bus, "--port", str(self.port))
+        self.store = store
+        """Where its next process works."""
+        self._arguments = ("--bus", bus, "--port", str(self.port))
         self._log = log
         self._process: asyncio.subprocess.Process | None = None
 
@@ -42,12 +44,17 @@ class Node:
         assert self._process is not None, "the node was not started"
         return self._process
 
+    @property
+    def is_running(self) -> bool:
+        """Whether there is a process."""
+        return self._process is not None and self._process.returncode is None
+
     async def start(self) -> None:
         """Start a process, and wait until it serves requests."""
         with self._log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
-                *("-m", "tidings", "serve", *self._arguments),
+                *("-m", "tidings", "serve", "--store", self.store, *self._arguments),
                 *("--rate-limit", "off", "--log", "json"),
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,

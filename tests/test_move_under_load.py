@@ -1,0 +1,164 @@
+"""A service is moved to another store and back while it is at work, whatever dies meanwhile.
+
+`TIDINGS_TEST_MOVES=10` does it with ten seeds instead of one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from tests.engines import make_tables, new_address, remove_tables, store_url
+from tests.faults import FaultProxy
+from tests.moving_scene import (
+    Site,
+    Worker,
+    caught_up,
+    check_answered,
+    check_both,
+    migrate,
+    open_site,
+    until,
+)
+from tests.node_processes import Node
+from tidings.storage.faults import Profile, Rates
+
+pytestmark = pytest.mark.slow
+
+SEEDS = range(1, 1 + int(os.environ.get("TIDINGS_TEST_MOVES", "1")))
+BUDGET = "300"
+"""So small that the first copy takes some seconds."""
+BUDGET_LATER = "6000"
+"""Enough to keep up with the office."""
+LOSS = Profile(Rates(throttle=0.03, server_error=0.01, lost_answer=0.02, reset=0.01))
+KILL_EVERY_S = (2.0, 5.0)
+FROZEN_S = 3.0
+AT_WORK_S = 2.0
+THAWED_S = 3.0
+"""By then a node that was frozen has answered, or the client has gone elsewhere."""
+
+
+@asynccontextmanager
+async def lossy_tables() -> AsyncIterator[FaultProxy]:
+    """A way to new tables, on which calls are throttled and answers get lost."""
+    address = new_address()
+    await make_tables(address)
+    try:
+        async with FaultProxy(address).serving() as proxy:
+            proxy.profile = LOSS
+            yield proxy
+            proxy.profile = None
+    finally:
+        await remove_tables(address)
+
+
+@asynccontextmanager
+async def killing(site: Site, workers: Sequence[Worker]) -> AsyncIterator[None]:
+    """Nodes and workers are killed at random moments, each time one of them, and start again."""
+
+    is_over = asyncio.Event()
+
+    async def rage() -> None:
+        while not is_over.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(site.office.dice.uniform(*KILL_EVERY_S)):
+                    await is_over.wait()
+                    return
+            everybody: list[Node | Worker] = [*site.nodes, *workers]
+            victim = site.office.dice.choice([each for each in everybody if each.is_running])
+            await victim.kill()
+            await victim.start()
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(rage())
+        yield
+        is_over.set()
+
+
+async def ask(*command: str) -> None:
+    """Run a command, again where the move was not ready for it or whoever did it was killed."""
+    outcome = await migrate(*command)
+    assert outcome.code == 0, (command, outcome.errors[-1_000:])
+
+
+async def freeze_across(node: Node, *command: str) -> tuple[float, float]:
+    """Run a command while a node is frozen, and let that go on some time later."""
+    since = time.monotonic()
+    node.freeze()
+    try:
+        await ask(*command)
+        await asyncio.sleep(FROZEN_S)
+    finally:
+        node.thaw()
+    return since, time.monotonic() + THAWED_S
+
+
+async def move(site: Site, source: str, target: str) -> None:
+    """A whole move under load, which both stores survive alike."""
+    site.office.retried.clear()
+    async with site.working(source, target, BUDGET, BUDGET_LATER) as workers:
+        async with site.office.at_work():
+            async with killing(site, workers):
+                await until(source, "following")
+                await workers[2].start()
+                await ask("verify", "--store", source)
+            frozen = await freeze_across(site.nodes[0], "switch", "--store", source)
+            site.office.move_to(target)
+            async with killing(site, workers):
+                await asyncio.sleep(AT_WORK_S)
+        await site.office.check()
+        check_answered(site.office, [frozen])
+        for node in site.nodes:
+            await node.end()
+            node.store = target
+        await caught_up(target)
+        await check_both(source, target)
+        await ask("finish", "--store", target)
+        for worker in workers:
+            assert await worker.ended() == 0
+    for node in site.nodes:
+        await node.start()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+async def test_a_move_there_and_back(seed: int, tmp_path: Path) -> None:
+    first, last = (f"sqlite:///{tmp_path}/{name}.db" for name in ("first", "last"))
+    async with lossy_tables() as proxy, open_site(first, tmp_path, random.Random(seed)) as site:
+        there = store_url(proxy.address)
+        await move(site, first, there)
+        refused = await migrate("status", "--store", first)
+        assert "finished" in refused.output
+        await move(site, there, last)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("stage", ["copying", "following", "settled"])
+async def test_a_move_is_given_up(stage: str, seed: int, tmp_path: Path) -> None:
+    """Whatever it has come to, nothing is lost, and the old store goes on."""
+    source = f"sqlite:///{tmp_path}/first.db"
+    async with lossy_tables() as proxy, open_site(source, tmp_path, random.Random(seed)) as site:
+        target = store_url(proxy.address)
+        async with (
+            site.office.at_work(),
+            site.working(source, target, BUDGET, BUDGET_LATER) as workers,
+        ):
+            async with killing(site, workers):
+                if stage == "settled":
+                    await until(source, "following")
+                    await workers[2].start()
+                    await ask("switch", "--store", source)
+                else:
+                    await until(source, stage)
+            await asyncio.sleep(site.office.dice.random())
+            await ask("rollback", "--store", source)
+            for worker in workers:
+                assert await worker.ended() == 0
+            await asyncio.sleep(AT_WORK_S)
+        check_answered(site.office, [])
