@@ -183,6 +183,18 @@ def read_mapping(path: Path) -> Mapping:
         raise MappingRefused(f"{path}: {error}") from error
 
 
+def pattern_parts(pattern: str) -> list[str | int]:
+    """A pattern's texts in their order, with 1 for the owner and 2 for the opponent."""
+    places = {"owner": 1, "opponent": 2}
+    parts: list[str | int] = []
+    for number, part in enumerate(_PLACES.split(pattern)):
+        if number % 2:
+            parts.append(places[part])
+        elif part:
+            parts.append(part)
+    return parts
+
+
 def _check(name: str, pattern: str, places: set[str]) -> None:
     found = _PLACES.findall(pattern)
     if sorted(found) != sorted(places):

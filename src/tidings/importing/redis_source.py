@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 from redis.asyncio import Redis
@@ -18,16 +18,18 @@ from redis.exceptions import (
     AuthenticationError,
     BusyLoadingError,
     ConnectionError,  # noqa: A004
+    NoScriptError,
     ResponseError,
     TimeoutError,  # noqa: A004
 )
 
 from tidings.conversations.journal import place_of
 from tidings.conversations.lines import Line, fields_of, read_line
-from tidings.conversations.mapping import Mapping
+from tidings.conversations.mapping import Mapping, pattern_parts
 from tidings.errors import Unavailable
 from tidings.importing.redis_odd import Odd
 
+LISTS_TOGETHER = 20
 PAGE_MEMBERS = 500
 """Members of a list that are read together."""
 SCAN_KEYS = 1_000
@@ -35,48 +37,62 @@ PATIENCE_S = 120.0
 """How long a source that went away is waited for."""
 PAUSE_FIRST_S = 0.1
 PAUSE_S_MAX = 5.0
-PASSING = (ConnectionError, TimeoutError, BusyLoadingError, OSError)
+PASSING = (ConnectionError, TimeoutError, BusyLoadingError, NoScriptError, OSError)
 """What goes away by itself: no connection, a server that starts and loads its data."""
+
+Place: TypeAlias = tuple[int, int]
+"""Of an operation in the journal."""
 
 T = TypeVar("T")
 
 _READ_PAIRS = """
-local function value(reply)
+local rules, owner, mine = cjson.decode(ARGV[1]), ARGV[2], tonumber(ARGV[3])
+local function filled(pattern, own, other)
+  local text = ''
+  for _, part in ipairs(pattern) do
+    if part == 1 then text = text .. own elseif part == 2 then text = text .. other
+    else text = text .. part end
+  end
+  return text
+end
+local function metadata(own, other)
+  if rules.type == 'none' then return {'ok', false} end
+  local key, reply = filled(rules.metadata, own, other), nil
+  if rules.type == 'hash' then reply = redis.pcall('HMGET', key, unpack(rules.fields))
+  else reply = redis.pcall('GET', key) end
   if type(reply) == 'table' and reply.err then return {'error', reply.err} end
   return {'ok', reply}
 end
-local function metadata(key)
-  if ARGV[1] == 'hash' then
-    return value(redis.pcall('HMGET', key, unpack(ARGV, 7, 6 + tonumber(ARGV[5]))))
-  elseif ARGV[1] == 'json' then
-    return value(redis.pcall('GET', key))
-  end
-  return {'ok', false}
+local function score(own, other)
+  local reply = redis.pcall('ZSCORE', filled(rules.list, own, ''), filled(rules.member, '', other))
+  if type(reply) == 'table' then return false end
+  return reply
 end
-local newest = ARGV[6] ~= '' and redis.pcall('XREVRANGE', ARGV[6], '+', '-', 'COUNT', 1) or {}
+local newest = {}
+if rules.journal ~= '' then
+  newest = redis.pcall('XREVRANGE', rules.journal, '+', '-', 'COUNT', 1)
+end
 local pairs = {newest[1] and newest[1][1] or '0-0'}
-for at = 7 + tonumber(ARGV[5]), #ARGV, 7 do
-  local own = redis.pcall('ZSCORE', ARGV[2], ARGV[at + 1])
-  local other = redis.pcall('ZSCORE', ARGV[at + 2], ARGV[3])
-  if type(own) == 'table' then own = false end
-  if type(other) == 'table' then other = false end
-  if own and (ARGV[at] == '1' or not other) then
+for at = 4, #ARGV do
+  local opponent = ARGV[at]
+  local own, other = score(owner, opponent), score(opponent, owner)
+  if mine < 0 or (own and (at - 3 <= mine or not other)) then
     local is_there = 1
-    if ARGV[4] == '1' then is_there = redis.call('EXISTS', ARGV[at + 5]) end
+    if #rules.person > 0 then
+      is_there = redis.call('EXISTS', filled(rules.person, opponent, ''))
+    end
     pairs[#pairs + 1] = {
-      tonumber(ARGV[at + 6]), own, other, metadata(ARGV[at + 3]), metadata(ARGV[at + 4]), is_there
+      at - 4, own, other, metadata(owner, opponent), metadata(opponent, owner), is_there
     }
   end
 end
 return pairs
 """
-"""Both sides of many conversations of one owner, at one moment. A conversation is read from the
-side whose id is less, and from the other one where that has no line.
+"""Both sides of many conversations of one owner, at one moment, after the journal's place at it.
 
-ARGV: type of metadata, list of the owner, the owner as a member, whether people are looked up,
-number of fields, the journal, fields; then for each opponent: whether it is the owner's to read,
-the opponent as a member, their list, the key of the owner's line, that of theirs, their own key,
-its place."""
+ARGV: the patterns as JSON, the owner, how many opponents are the owner's to read, the opponents,
+those first. The others are read where they have no line themselves. Below 0: all are read, there
+or not."""
 
 
 class Side(msgspec.Struct):
@@ -94,7 +110,7 @@ class Pair(msgspec.Struct):
     """That of the list in which it was found, and the other one."""
     opponent: str
     """Whose line the second side is, there or not."""
-    noted: tuple[int, int] = (0, 0)
+    noted: Place = (0, 0)
     """The last operation of the journal at the moment at which it was read."""
     messages: list[Any] = []
 
@@ -107,8 +123,9 @@ class RedisSource:
         self._redis: Any = redis  # its own types are those of both its kinds of clients
         self._mapping = mapping
         self._odd = odd
-        self._journal_key = journal_key
-        self._script = self._redis.register_script(_READ_PAIRS)
+        self._fields = [] if mapping.metadata is None else _fields(mapping)
+        self._rules = _rules(mapping, [name.decode() for name in self._fields], journal_key)
+        self._sha: str | None = None
         self.owners = 0
         self.members = 0
         """Lines of all lists, as they were read."""
@@ -118,16 +135,32 @@ class RedisSource:
 
         Raises Unavailable where the server is away for longer than PATIENCE_S.
         """
-        async for key in self._keys():
-            owner = self._name(self._mapping.owner_of(key), "list", key)
-            if owner is None:
-                continue
-            if self._mapping.people is not None and not await self._is_somebody(owner):
-                self._odd.add("list", key, "its owner is nobody", is_left_out=True)
-                continue
-            self.owners += 1
-            async for opponents in self._pages(key, owner):
-                yield await self._read(owner, opponents)
+        async for keys in self._keys():
+            for start in range(0, len(keys), LISTS_TOGETHER):
+                lists = await self._lists(keys[start : start + LISTS_TOGETHER])
+                yield await self._read([(owner, members) for _, owner, members, _ in lists])
+                for key, owner, members, last_score in lists:
+                    if last_score is not None:
+                        async for more in self._pages(key, owner, set(members), last_score):
+                            yield await self._read([(owner, more)])
+
+    async def read_again(
+        self, pairs: Sequence[tuple[str, str]]
+    ) -> tuple[list[tuple[tuple[str, str], Pair | None]], Place]:
+        """These conversations, all at one moment, and the journal's place at it.
+
+        None for one that is on nobody's list any more, or not to be taken.
+        """
+        replies = await self._evaluate([(one, -1, [other]) for one, other in pairs], is_atomic=True)
+        found: list[tuple[tuple[str, str], Pair | None]] = []
+        for pair, reply in zip(pairs, replies, strict=True):
+            whole = self._pair(pair[0], pair[1], reply[0], reply[1])
+            found.append((pair, whole))
+        read = [pair for _, pair in found if pair is not None]
+        if self._mapping.messages is not None and read:
+            await self._read_messages(read)
+        place = place_of(replies[0][0].decode()) if replies else (0, 0)
+        return found, place
 
     async def names(self, owners: Sequence[str]) -> list[str | None]:
         """What people are called, where the mapping says where that stands."""
@@ -140,50 +173,76 @@ class RedisSource:
             async with self._redis.pipeline(transaction=False) as pipe:
                 for owner in owners:
                     pipe.hget(self._mapping.person_key(owner), name)
-                replies: list[Any] = await pipe.execute(False)
-            return replies
+                return _without_passing(await pipe.execute(False))
 
         replies = await self._patiently(read)
         return [r.decode(errors="replace") if isinstance(r, bytes) else None for r in replies]
 
     # --- lists ---------------------------------------------------------------------------------
 
-    async def _keys(self) -> AsyncIterator[bytes]:
-        """The keys of all lists, each once for as long as it is the same server."""
+    async def _keys(self) -> AsyncIterator[list[bytes]]:
+        """The keys of all lists; SCAN may repeat some while the table grows."""
         cursor = 0
-        before: set[bytes] = set()  # SCAN repeats keys while the table grows, soon after
         while True:
             scan = partial(self._redis.scan, cursor, match=self._mapping.scan_pattern)
             cursor, keys = await self._patiently(partial(scan, count=SCAN_KEYS))
-            for key in keys:
-                if key not in before:
-                    yield key
-            before = set(keys)
+            yield list(dict.fromkeys(keys))
             if cursor == 0:
                 return
 
-    async def _pages(self, key: bytes, owner: str) -> AsyncIterator[list[tuple[bytes, str]]]:
-        """The members of a list with what they stand for, in the list's order."""
-        lowest, offset = "-inf", 0
-        seen: set[bytes] = set()
+    async def _lists(
+        self, keys: Sequence[bytes]
+    ) -> list[tuple[bytes, str, list[bytes], float | None]]:
+        """(key, owner, first members, score of the last one if there may be more) of good lists."""
+
+        async def read() -> list[Any]:
+            async with self._redis.pipeline(transaction=False) as pipe:
+                for key in keys:
+                    pipe.zrange(key, 0, PAGE_MEMBERS - 1, withscores=True)
+                    if self._mapping.people is not None:
+                        owner = self._mapping.owner_of(key).decode(errors="replace")
+                        pipe.exists(self._mapping.person_key(owner))
+                return _without_passing(await pipe.execute(False))
+
+        replies = iter(await self._patiently(read))
+        lists = []
+        for key in keys:
+            rows = next(replies)
+            is_somebody = self._mapping.people is None or next(replies)
+            owner = self._name(self._mapping.owner_of(key), "list", key)
+            if owner is None:
+                continue
+            if isinstance(rows, Exception):
+                reason = "it is no sorted set"
+                self._odd.add("list", key, reason, detail=str(rows), is_left_out=True)
+            elif not is_somebody:
+                self._odd.add("list", key, "its owner is nobody", is_left_out=True)
+            else:
+                self.owners += 1
+                self.members += len(rows)
+                members = [member for member, _ in rows]
+                last_score = rows[-1][1] if len(rows) == PAGE_MEMBERS else None
+                lists.append((key, owner, members, last_score))
+        return lists
+
+    async def _pages(
+        self, key: bytes, owner: str, seen: set[bytes], last_score: float
+    ) -> AsyncIterator[list[bytes]]:
+        """The members of a list after the first page."""
+        lowest, offset = repr(last_score), 0
         while True:
-            try:
-                page = partial(self._redis.zrangebyscore, key, lowest, "+inf", start=offset)
-                rows = await self._patiently(partial(page, num=PAGE_MEMBERS, withscores=True))
-            except ResponseError as error:
-                detail = str(error)
-                self._odd.add("list", key, "it is no sorted set", detail=detail, is_left_out=True)
-                return
+            page = partial(self._redis.zrangebyscore, key, lowest, "+inf", start=offset)
+            rows = await self._patiently(partial(page, num=PAGE_MEMBERS, withscores=True))
             if not rows:
                 return
-            same = sum(score == rows[-1][1] for _, score in rows)
-            offset = offset + len(rows) if same == len(rows) else same
+            same = sum(repr(score) == repr(rows[-1][1]) for _, score in rows)
+            at_once = repr(rows[-1][1]) == lowest
+            offset = offset + len(rows) if at_once else same
             lowest = repr(rows[-1][1])
             fresh = [member for member, _ in rows if member not in seen]
             seen.update(fresh)
             self.members += len(fresh)
-            opponents = [(member, self._opponent(key, owner, member)) for member in fresh]
-            yield [(member, opponent) for member, opponent in opponents if opponent is not None]
+            yield fresh
 
     def _opponent(self, key: bytes, owner: str, member: bytes) -> str | None:
         text = self._mapping.opponent_of(member)
@@ -211,49 +270,64 @@ class RedisSource:
 
     # --- conversations -------------------------------------------------------------------------
 
-    async def _read(self, owner: str, opponents: Sequence[tuple[bytes, str]]) -> list[Pair]:
-        mapping, metadata = self._mapping, self._mapping.metadata
-        fields = [] if metadata is None else _fields(mapping)
-        arguments: list[Any] = [
-            "none" if metadata is None else metadata.type,
-            mapping.list_key(owner),
-            mapping.member(owner),
-            int(mapping.people is not None),
-            len(fields),
-            self._journal_key,
-            *fields,
-        ]
-        for place, (member, opponent) in enumerate(opponents):
-            arguments += [int(owner < opponent), member, mapping.list_key(opponent)]
-            if metadata is None:
-                arguments += [b"", b""]
-            else:
-                arguments.append(mapping.metadata_key(owner, opponent))
-                arguments.append(mapping.metadata_key(opponent, owner))
-            arguments.append(b"" if mapping.people is None else mapping.person_key(opponent))
-            arguments.append(place)
-        if not opponents:
-            return []
-        newest, *rows = await self._patiently(lambda: self._script(args=arguments))
-        noted = place_of(newest.decode())
+    async def _read(self, lists: Sequence[tuple[str, Sequence[bytes]]]) -> list[Pair]:
+        """The conversations of some lists that are to be read from these."""
+        asked: list[tuple[str, int, list[str]]] = []
+        for owner, members in lists:
+            key = self._mapping.list_key(owner)
+            named = [self._opponent(key, owner, member) for member in members]
+            opponents = [each for each in named if each is not None]
+            mine = [each for each in opponents if owner < each]
+            others = [each for each in opponents if owner > each]
+            if opponents:
+                asked.append((owner, len(mine), [*mine, *others]))
         pairs = []
-        for place, own, other, own_raw, other_raw, is_there in rows:
-            member, opponent = opponents[place]
-            if not is_there:
-                key = mapping.list_key(owner)
-                self._odd.add("member", member, "it is nobody", key, is_left_out=True)
-                continue
-            first = Side(owner, float(own), self._line(owner, opponent, fields, own_raw))
-            second = None
-            if other is not None:
-                line = self._line(opponent, owner, fields, other_raw)
-                second = Side(opponent, float(other), line)
-            pairs.append(Pair((first, second), opponent, noted))
-        if mapping.messages is not None and pairs:
+        replies = await self._evaluate(asked)
+        for (owner, _, opponents), (noted, *rows) in zip(asked, replies, strict=True):
+            for row in rows:
+                pair = self._pair(owner, opponents[row[0]], noted, row)
+                if pair is not None:
+                    pairs.append(pair)
+        if self._mapping.messages is not None and pairs:
             await self._read_messages(pairs)
         return pairs
 
-    def _line(self, owner: str, opponent: str, fields: Sequence[str], raw: Any) -> Line:
+    async def _evaluate(
+        self, asked: Sequence[tuple[str, int, list[str]]], *, is_atomic: bool = False
+    ) -> list[Any]:
+        async def read() -> list[Any]:
+            if self._sha is None:
+                self._sha = await self._redis.script_load(_READ_PAIRS)
+            async with self._redis.pipeline(transaction=is_atomic) as pipe:
+                for owner, mine, opponents in asked:
+                    pipe.evalsha(self._sha, 0, self._rules, owner, mine, *opponents)
+                try:
+                    replies: list[Any] = await pipe.execute()
+                except NoScriptError:  # the server was started anew
+                    self._sha = None
+                    raise
+            return replies
+
+        return await self._patiently(read) if asked else []
+
+    def _pair(self, owner: str, opponent: str, noted: bytes, row: Sequence[Any]) -> Pair | None:
+        """A conversation as the script returned it; the side that has a line comes first."""
+        _, own, other, own_raw, other_raw, is_there = row
+        if not is_there:
+            member, key = self._mapping.member(opponent), self._mapping.list_key(owner)
+            self._odd.add("member", member, "it is nobody", key, is_left_out=True)
+            return None
+        first = second = None
+        if own is not None:
+            first = Side(owner, float(own), self._line(owner, opponent, own_raw))
+        if other is not None:
+            second = Side(opponent, float(other), self._line(opponent, owner, other_raw))
+        place = place_of(noted.decode())
+        if first is not None:
+            return Pair((first, second), opponent, place)
+        return None if second is None else Pair((second, None), owner, place)
+
+    def _line(self, owner: str, opponent: str, raw: Any) -> Line:
         metadata = self._mapping.metadata
         if metadata is None:
             return Line()
@@ -261,8 +335,8 @@ class RedisSource:
         if state == b"error":
             line = read_line(metadata, ResponseError(value.decode(errors="replace")))
         elif metadata.type == "hash":
-            known = zip(fields, value, strict=True)
-            line = read_line(metadata, {n.encode(): v for n, v in known if v is not None})
+            known = zip(self._fields, value, strict=True)
+            line = read_line(metadata, {n: v for n, v in known if v is not None})
         else:
             line = read_line(metadata, value)
         for reason in line.odd:
@@ -281,8 +355,7 @@ class RedisSource:
                         pipe.lrange(key, -messages.newest, -1)
                     else:
                         pipe.xrevrange(key, count=messages.newest)
-                replies: list[Any] = await pipe.execute(False)
-            return replies
+                return _without_passing(await pipe.execute(False))
 
         for key, pair, reply in zip(keys, pairs, await self._patiently(read), strict=True):
             if isinstance(reply, Exception):
@@ -291,11 +364,6 @@ class RedisSource:
                 pair.messages = list(reply)
             else:
                 pair.messages = [fields for _, fields in reversed(reply)]
-
-    async def _is_somebody(self, owner: str) -> bool:
-        return bool(
-            await self._patiently(lambda: self._redis.exists(self._mapping.person_key(owner)))
-        )
 
     async def _patiently(self, call: Callable[[], Awaitable[T]]) -> T:
         """What the call returns once the server is there. Raises Unavailable."""
@@ -322,7 +390,7 @@ def message_fields(mapping: Mapping, raw: Any) -> tuple[dict[str, Any], str | No
     return fields_of("json" if mapping.messages.type == "list" else "hash", raw)
 
 
-def _fields(mapping: Mapping) -> list[str]:
+def _fields(mapping: Mapping) -> list[bytes]:
     metadata = mapping.metadata
     assert metadata is not None
     names = (
@@ -332,4 +400,28 @@ def _fields(mapping: Mapping) -> list[str]:
         metadata.sender,
         metadata.message_id,
     )
-    return [name for name in names if name is not None] or ["unread"]
+    return [name.encode() for name in names if name is not None] or [b"unread"]
+
+
+def _rules(mapping: Mapping, fields: Sequence[str], journal_key: str) -> bytes:
+    """What the script has to know of the mapping: patterns as lists of texts and places."""
+    metadata, people = mapping.metadata, mapping.people
+    return msgspec.json.encode(
+        {
+            "type": "none" if metadata is None else metadata.type,
+            "fields": fields,
+            "list": pattern_parts(mapping.lists.key),
+            "member": pattern_parts(mapping.lists.member),
+            "metadata": [] if metadata is None else pattern_parts(metadata.key),
+            "person": [] if people is None else pattern_parts(people.key),
+            "journal": journal_key,
+        }
+    )
+
+
+def _without_passing(replies: list[Any]) -> list[Any]:
+    """The replies of a pipeline. Raises what would have been raised for one call and goes away."""
+    for reply in replies:
+        if isinstance(reply, PASSING):
+            raise reply
+    return replies
