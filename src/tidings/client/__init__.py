@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from tidings.client.calls import Client
 from tidings.client.device import Device, Way
+from tidings.client.files import download, upload
 from tidings.client.frames import (
     BadgeUpdate,
     EntryUpdate,
@@ -73,4 +74,6 @@ __all__ = [
     "UpdatesLost",
     "ValidationFailed",
     "Way",
+    "download",
+    "upload",
 ]

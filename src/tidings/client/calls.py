@@ -395,6 +395,32 @@ class Client:
         """Tell those who are looking that the caller types. Never retried."""
         await self._call("POST", f"/v1/rooms/{room_id}/typing", None, is_repeatable=False)
 
+    # Files and pushes
+
+    async def create_blob(self, name: str, media_type: str, size: int) -> wire.NewBlob:
+        """Begin to send a file; `tidings.client.upload` does the rest, too."""
+        body = wire.CreateBlob(name, media_type, size)
+        return await self._call("POST", "/v1/blobs", wire.NewBlob, body)
+
+    async def blob_link(
+        self, blob_id: str, *, room_id: str | None = None, thumbnail: bool = False
+    ) -> wire.BlobLink:
+        """A link to a file that needs no credential, for some minutes."""
+        query = {"room_id": room_id, "thumbnail": thumbnail}
+        return await self._call("GET", f"/v1/blobs/{blob_id}/link", wire.BlobLink, query=query)
+
+    async def push_key(self) -> str:
+        """The public key that browsers subscribe to pushes with."""
+        return (await self._call("GET", "/v1/push", wire.PushKey)).public_key
+
+    async def subscribe(self, session_id: str, subscription: wire.PushSubscription) -> None:
+        """Let one of the caller's devices be pushed to while it is not connected."""
+        await self._call("PUT", f"/v1/sessions/{session_id}/push", None, subscription)
+
+    async def unsubscribe(self, session_id: str) -> None:
+        """Push to a device no more."""
+        await self._call("DELETE", f"/v1/sessions/{session_id}/push", None)
+
     # Updates
 
     async def sync(
