@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.api.conftest import Site
+from tests.api.conftest import Site, soon
 from tests.blobs.conftest import begin, picture, post, room_of, send, uploaded
 from tidings.blobs import blobs as blobs_module
 from tidings.blobs import files as files_module
@@ -129,3 +129,24 @@ async def test_links_end(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     ann = await site.user("ann")
     upload = (await begin(site, ann, b"abc", "text/plain"))["upload"]
     assert (await send(site, upload, b"abc")).status == 404
+
+
+async def test_a_large_room_has_its_files_too(site: Site) -> None:
+    ann = await site.user("ann")
+    others = [f"u{number}" for number in range(30)]
+    tokens = [await site.user(each) for each in others]
+    room_id = await room_of(site, ann, *others)
+    blob_id = await uploaded(site, ann, picture(30, 20), name="plan.png")
+    posted = await post(site, ann, room_id, blob_id)
+    assert posted.status == 201
+
+    async def is_previewed() -> bool:
+        rows = (await site.call("GET", "/v1/inbox", tokens[-1])).json["items"]
+        return [(row["preview"], row["unread"]) for row in rows] == [("plan.png", 1)]
+
+    await soon(is_previewed)
+    path = f"/v1/blobs/{blob_id}?room_id={room_id}"
+    assert (await site.call("GET", path, tokens[-1])).status == 200
+    message = f"/v1/rooms/{room_id}/messages/{posted.json['seq']}"
+    assert (await site.call("DELETE", message, ann)).status == 200
+    assert (await site.call("GET", path, tokens[-1])).status == 404

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 
+import msgspec
 import pytest
 from limits import RateLimitItemPerSecond
 from limits.strategies import MovingWindowRateLimiter
@@ -149,6 +150,21 @@ def test_visits_are_limited_by_address_origin_and_workspace(clock: FakeClock) ->
     assert sum(counts) + 90 + 1_200 == 3_000
     clock.forward(60)
     assert _visits(limits, "192.0.2.1", None, 100) == 30
+
+
+def test_what_a_user_uploads_in_an_hour_is_limited(clock: FakeClock) -> None:
+    limits = _limits(clock)
+    ann = msgspec.structs.replace(_session("ses_1"), user_id="ann")
+    for _ in range(38):
+        limits.count_upload(ann, 25 * 1024 * 1024)
+    for _ in range(12):
+        limits.count_upload(msgspec.structs.replace(ann, session_id="ses_2"), 1)
+    with pytest.raises(RateLimited) as refused:
+        limits.count_upload(ann, 1)
+    assert 0 < refused.value.retry_after_s <= 3_600
+    limits.count_upload(msgspec.structs.replace(ann, user_id="ben"), 1)
+    clock.forward(3_600)
+    limits.count_upload(ann, 1)
 
 
 def test_one_address() -> None:

@@ -59,6 +59,7 @@ async def create_blob(call: Call[Nothing, Nothing, wire.CreateBlob]) -> wire.New
     The reply says where and how the bytes are to be sent, within an hour. A message can link to the
     file once they are there; what no message links to goes after a day.
     """
+    call.features.limits.count_upload(call.caller, call.body.size)
     blob = await call.features.blobs.create(call.caller, call.body)
     upload = blob.upload
     if not upload.url.startswith("/"):

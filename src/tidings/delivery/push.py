@@ -373,7 +373,7 @@ class Pushes:
                 await self._store.write(Update(PUSHES, key, set=fields, when=seen))
 
     async def _subscriptions(self, user: _User) -> list[Subscription]:
-        page = await self._store.query(PUSHES, user_key(*user))
+        page = await self._store.query(PUSHES, user_key(*user), consistent=False)
         return [_subscription(item) for item in page.items]
 
     async def _still_signed_in(self, away: Sequence[Subscription]) -> list[Subscription]:

@@ -13,7 +13,13 @@ from collections.abc import Callable
 from ipaddress import IPv6Address, ip_address
 
 import msgspec
-from limits import RateLimitItem, RateLimitItemPerMinute, RateLimitItemPerSecond, parse
+from limits import (
+    RateLimitItem,
+    RateLimitItemPerHour,
+    RateLimitItemPerMinute,
+    RateLimitItemPerSecond,
+    parse,
+)
 from limits.storage import MovingWindowSupport, Storage
 from limits.strategies import MovingWindowRateLimiter
 
@@ -26,6 +32,7 @@ WINDOWS_MAX = 20_000
 """Windows kept; past it the one that was used longest ago starts anew."""
 API_KEY_FACTOR = 10
 """How many times the calls of a session an API key may make."""
+UPLOAD_UNIT_BYTES = 1024 * 1024
 STRANGER_PREFIX_BITS = 64
 """Bits of an IPv6 address that are counted as one address: what one household is given."""
 
@@ -48,6 +55,8 @@ class Policy(msgspec.Struct, frozen=True):
     """Anonymous sessions opened in one workspace."""
     exchanges_per_address: RateLimitItem = RateLimitItemPerMinute(300)
     """Identity tokens sent from one address."""
+    uploads_per_user: RateLimitItem = RateLimitItemPerHour(1_000)
+    """Megabytes of files that one user begins to upload; each file counts as one at least."""
 
 
 class Standing(msgspec.Struct, frozen=True):
@@ -247,8 +256,18 @@ class RateLimits:
         if self._policy is not None:
             self._count(self._policy.exchanges_per_address, "exchange", network_of(address))
 
-    def _count(self, item: RateLimitItem, *identifiers: str) -> None:
-        if not self._windows.hit(item, *identifiers):
+    def count_upload(self, caller: Caller, size_bytes: int) -> None:
+        """Count a file that a user begins to upload; API keys may what they like.
+
+        Raises RateLimited.
+        """
+        if self._policy is not None and caller.user_id is not None:
+            megabytes = 1 + size_bytes // UPLOAD_UNIT_BYTES
+            user = ("upload", caller.workspace, caller.user_id)
+            self._count(self._policy.uploads_per_user, *user, cost=megabytes)
+
+    def _count(self, item: RateLimitItem, *identifiers: str, cost: int = 1) -> None:
+        if not self._windows.hit(item, *identifiers, cost=cost):
             raise self._refused(item, *identifiers)
 
     def _refused(self, item: RateLimitItem, *identifiers: str) -> RateLimited:
