@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from yarl import URL
 
 from tests.api.conftest import Site, soon
 from tests.blobs.conftest import begin, picture, post, room_of, send, uploaded
@@ -74,6 +75,69 @@ async def test_of_two_uploads_at_once_one_is_kept(site: Site, folder: Path) -> N
     assert sorted(answer.status for answer in answers)[0] == 204
     assert {answer.status for answer in answers} <= {204, 409}
     assert [each.stat().st_size for each in folder.rglob("*") if each.is_file()] == [len(body)]
+
+
+async def test_an_upload_that_breaks_off_is_forgotten(site: Site, folder: Path) -> None:
+    upload = (await begin(site, await site.user("ann"), b"abc", "text/plain"))["upload"]
+    host, port = URL(site.url).host, URL(site.url).port
+    path = URL(upload["url"]).raw_path
+    operator = await site.key(operator=True)
+
+    async def broke_off() -> bool:
+        metrics = (await site.call("GET", "/metrics", operator)).raw.decode()
+        assert 'tidings_errors_total{place="' not in metrics, "it is no fault of ours"
+        return 'tidings_requests_total{route="/v1/uploads/{ticket}"' in metrics
+
+    for body in (b"Content-Length: 3\r\n\r\na", b"Transfer-Encoding: chunked\r\n\r\n2\r\nab\r\n"):
+        _, writer = await asyncio.open_connection(host, port)
+        writer.write(f"PUT {path} HTTP/1.1\r\nHost: {host}\r\n".encode() + body)
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+    await soon(broke_off)
+
+    async def is_clean() -> bool:
+        return not [each for each in folder.rglob("*") if each.is_file()]
+
+    await soon(is_clean)
+    assert await broke_off()
+    assert (await send(site, upload, b"abc")).status == 204
+
+
+async def test_nobody_takes_the_places_of_all_others(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blobs_module, "USER_UPLOADS_MAX", 1)
+    ann, ben = await site.user("ann"), await site.user("ben")
+    going = asyncio.Event()
+    begun = asyncio.Event()
+
+    async def slowly() -> Any:
+        yield b"ab"
+        begun.set()
+        await going.wait()
+        yield b"c"
+
+    first, second, other = [
+        (await begin(site, each, b"abc", "text/plain"))["upload"] for each in (ann, ann, ben)
+    ]
+
+    async def send_slowly() -> int:
+        async with site.http.put(first["url"], data=slowly()) as answer:
+            return answer.status
+
+    sending = asyncio.create_task(send_slowly())
+    await begun.wait()
+    assert (await send(site, other, b"abc")).status == 204
+
+    async def is_refused() -> bool:
+        refused = await send(site, second, b"abx"[:2])
+        return refused.status == 429
+
+    await soon(is_refused)
+    going.set()
+    assert await sending == 204
+    assert (await send(site, second, b"abc")).status == 204
 
 
 async def test_an_upload_that_falls_silent_is_ended(

@@ -158,10 +158,14 @@ async def test_nobody_is_told_of_their_own_of_muted_rooms_or_of_what_they_read(
     ann, ben = await person(site, "ann"), await person(site, "ben")
     await ann.subscribe(far.browser("ann"))
     await ben.subscribe(far.browser("ben"))
-    muted = await ann.call("POST", "/v1/rooms", {"kind": "group", "member_ids": ["ben"]})
-    await ben.call("PUT", f"/v1/rooms/{muted['id']}/mute", {"muted": True})
+    for number in range(30):
+        await site.user(f"u{number}")
     room_id = await direct(ann, ben)
-    await ann.post(muted["id"], "muted")
+    for others in ([], [f"u{number}" for number in range(30)]):
+        body = {"kind": "group", "member_ids": ["ben", *others]}
+        muted = await ann.call("POST", "/v1/rooms", body)
+        await ben.call("PUT", f"/v1/rooms/{muted['id']}/mute", {"muted": True})
+        await ann.post(muted["id"], "muted")
     laptop = await person(site, "ben")
     async with laptop.connected():
         await laptop.read(room_id, await ann.post(room_id, "read at once"))

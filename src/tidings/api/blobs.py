@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Annotated
 
-from aiohttp import web
+from aiohttp import ClientPayloadError, web
+from aiohttp.http_exceptions import BadHttpMessage
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from tidings import wire
+from tidings.api.decoding import refuse
 from tidings.api.endpoints import Call, Callers, Nothing, Section
 from tidings.api.exchanges import EXCHANGE
 from tidings.api.parameters import given
@@ -75,8 +78,7 @@ async def upload_bytes(call: Call[TicketPath, Nothing, Nothing]) -> None:
     The link is the permission. All of them are kept, or none; sending them again is refused as a
     conflict once they are there.
     """
-    chunks = call.request.content.iter_chunked(WRITE_BYTES)
-    await call.features.blobs.receive(call.path.ticket, aiter(chunks))
+    await call.features.blobs.receive(call.path.ticket, _chunks(call.request))
 
 
 @SECTION.endpoint("GET", "/v1/blobs/{blob_id}", scope="messages", status=302)
@@ -114,6 +116,15 @@ async def download_bytes(call: Call[TicketPath, Nothing, Nothing]) -> web.Stream
             "Cross-Origin-Resource-Policy": "cross-origin",
         },
     )
+
+
+async def _chunks(request: web.Request) -> AsyncIterator[bytes]:
+    """The body as it comes. Raises ValidationFailed where it breaks off."""
+    try:
+        async for chunk in request.content.iter_chunked(WRITE_BYTES):
+            yield chunk
+    except (ConnectionError, ClientPayloadError, BadHttpMessage, web.RequestPayloadError):
+        raise refuse("body", "It broke off.") from None
 
 
 async def _link(call: Call[BlobPath, BlobQuery, Nothing]) -> wire.BlobLink:

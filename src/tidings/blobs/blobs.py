@@ -8,7 +8,9 @@ holds it: that is looked at a day after it was made, and when an entry let go of
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,7 @@ from tidings.errors import (
     Conflict,
     FieldError,
     NotFound,
+    RateLimited,
     TooLarge,
     Unavailable,
     ValidationFailed,
@@ -59,6 +62,8 @@ from tidings.storage.tables import BLOBS, ENTRIES, blob_key
 
 BLOB_BYTES_MAX = 25 * 1024 * 1024
 """The largest file."""
+USER_UPLOADS_MAX = 10
+"""Uploads of one user that this process takes at once."""
 UPLOAD_LIFE_S = 3_600
 """How long an upload link is good."""
 LINK_LIFE_S = 300
@@ -120,6 +125,8 @@ class Blobs:
         self._ids = ids
         self._messages = messages
         self._drawings = Drawings()
+        self._receiving: Counter[str] = Counter()
+        """Uploads under way here, by who began them."""
         schedule.on(UNHELD, self._look_at_new)
         schedule.on(LEFT_BLOBS, self._look_at_left)
 
@@ -169,8 +176,21 @@ class Blobs:
         if blob.state == STORED:
             raise Conflict("The bytes are there already.")
         if await self._shelf.size_bytes(allowed.key) is None:
-            await self._shelf.receive(allowed, chunks)
+            with self._one_more_of(blob.uploader_id):
+                await self._shelf.receive(allowed, chunks)
         await self._settle(key, blob)
+
+    @contextmanager
+    def _one_more_of(self, uploader_id: str | None) -> Iterator[None]:
+        """Let nobody take the places of all others. Raises RateLimited."""
+        if uploader_id is not None and self._receiving[uploader_id] >= USER_UPLOADS_MAX:
+            raise RateLimited("You are sending too many files at once.")
+        self._receiving[uploader_id or ""] += 1
+        try:
+            yield
+        finally:
+            self._receiving[uploader_id or ""] -= 1
+            self._receiving += Counter()  # drops who sends nothing any more
 
     async def _settle(self, key: Key, blob: Blob) -> Blob:
         """The blob as `stored`, with its size known and its thumbnail drawn, once for all.

@@ -31,7 +31,7 @@ from tidings.errors import (
     ValidationFailed,
 )
 
-UPLOADS_MAX = 32
+UPLOADS_MAX = 200
 """Uploads that this process takes at once; further ones are told to come again."""
 WRITE_BYTES = 256 * 1024
 """Bytes of one upload that are held in memory, at most about so many."""

@@ -1035,6 +1035,7 @@ def plan_advance(
             unread=row.unread,
             mentions=row.mentions,
             entries=[posted[seq] for seq in range(old.counted_seq + 1, last + 1)],
+            is_muted=row.is_muted,
         )
         plan.updates.append(
             UserUpdate(user_id, after.version, after.unread, after.mentions, [update])
