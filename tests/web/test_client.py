@@ -290,6 +290,7 @@ async def test_a_tab_that_sleeps_gives_the_lead_away_and_catches_up(house: House
         await pat.post_message(room.id, "while the second slept")
         await tools.send("Debugger.resume")
         await tools.send("Debugger.disable")
+        await tools.detach()
         await second.until("() => !tidings.connection.isLeader")
         for tab in (first, second):
             await assert_same(tab, ola)
@@ -368,6 +369,7 @@ async def test_full_and_blocked_storage_leave_a_page_that_works(house: House) ->
         await assert_same(tab, uma)
         await tab.see("(room) => look(room)", room.id)
         await tab.until("() => view.entries.length === 21")
+        await tab.until("() => tidings.connection.storage === 'memory'")
     async with house.context() as context:
         await context.add_init_script(
             "for (const name of ['indexedDB', 'localStorage']) Object.defineProperty("

@@ -28,6 +28,7 @@ const RECONNECT_MOST_MS = 30_000;
 const NUDGE_EVERY_MS = 1_000;
 /** Rooms of which the device says what it has when it comes back. */
 const RESUME_ROOMS_MAX = 50;
+/** How often the session's queue is acknowledged over a socket. */
 const SEEN_EVERY_MS = 5_000;
 const INBOX_PAGE = 50;
 const PAGE_MAX = 500;
@@ -70,7 +71,10 @@ export class Device {
 
   start() {
     this.#stayConnected().catch((error) => this.#fail(error));
-    const timer = setInterval(() => this.#sayFurther(), SEEN_EVERY_MS);
+    const timer = setInterval(() => {
+      this.#sayFurther();
+      if (this.#isOpen && this.#isGreeted) this.#introduce();
+    }, SEEN_EVERY_MS);
     this.#ending.signal.addEventListener("abort", () => clearInterval(timer));
   }
 
@@ -286,7 +290,7 @@ export class Device {
         this.share([{ type: "queue", ...(await this.calls.call("GET", "/v1/queue")) }]);
       }
     } catch (error) {
-      this.#isIntroduced = false; // the next connection asks again
+      this.#isIntroduced = false; // and asked again soon
       if (error.code === "unauthorized") this.#fail(error);
     }
   }

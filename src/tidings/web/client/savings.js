@@ -9,7 +9,7 @@ export class Savings {
   #rooms = new Map();
   #entries = new Map();
   #jumps = new Map();
-  #freshAt = 0;
+  #freshAt = null;
   #isChanged = false;
 
   note({ rooms, entries, jumps, isFresh }, n) {
@@ -31,11 +31,11 @@ export class Savings {
     this.#isChanged = false;
     const rooms = [...this.#rooms.keys()].map((roomId) => state.rooms.get(roomId));
     return {
-      meta: state.snapshot({ isForStore: true }),
+      meta: { ...state.snapshot({ isForStore: true }), saved_at: Date.now() },
       rooms: rooms.filter(Boolean).map((room) => room.plain()),
       entries: [...this.#entries.values()].map(({ what }) => what),
       jumps: [...this.#jumps.keys()],
-      isFresh: this.#freshAt > 0,
+      isFresh: this.#freshAt !== null,
     };
   }
 
@@ -45,6 +45,6 @@ export class Savings {
       for (const [key, at] of noted) if (at <= n) noted.delete(key);
     }
     for (const [key, { n: at }] of this.#entries) if (at <= n) this.#entries.delete(key);
-    if (this.#freshAt <= n) this.#freshAt = 0;
+    if (this.#freshAt !== null && this.#freshAt <= n) this.#freshAt = null;
   }
 }

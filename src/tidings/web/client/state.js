@@ -61,7 +61,7 @@ export class State {
     return { ...kept, queue, connection, outgoing, online, rooms, pending };
   }
 
-  restore({ rooms, pending, ...values }) {
+  restore({ rooms, pending, saved_at, ...values }) {
     Object.assign(this, values);
     this.rooms = new Map(rooms.map((plain) => [plain.room_id, LocalRoom.from(plain)]));
     if (pending) {

@@ -6,6 +6,8 @@
  * browser keeps nothing (private windows, blocked or full storage) a `MemoryStore` stands in.
  */
 
+import { within } from "./waits.js";
+
 /** Newest entries of each room that are kept; older ones are removed as a range. */
 export const ENTRIES_STORED_MAX = 300;
 /** Rooms that are kept; those touched least recently go, with their entries. */
@@ -213,9 +215,3 @@ function done(transaction) {
   });
 }
 
-function within(deadlineMs, promise) {
-  return new Promise((resolve, reject) => {
-    const timer = setTimeout(() => reject(new Error("deadline")), deadlineMs);
-    promise.then(resolve, reject).finally(() => clearTimeout(timer));
-  });
-}

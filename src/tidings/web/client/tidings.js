@@ -15,8 +15,16 @@ import { State } from "./state.js";
 import { MemoryStore, openStore, storeName } from "./store.js";
 import { Alone, canAgree, Tabs } from "./tabs.js";
 import { RoomView } from "./view.js";
+import { within } from "./waits.js";
 
 const SAVE_AFTER_MS = 250;
+/**
+ * How long the store is waited for. A tab that was frozen in the midst of a transaction holds up all
+ * others, in Chromium for a minute.
+ */
+const STORE_DEADLINE_MS = 1_500;
+/** After a longer absence the inbox is read anew, in place of all that happened meanwhile. */
+const AWAY_MAX_MS = 7 * 24 * 3_600_000;
 const TYPING_SHOWN_MS = 6_000;
 const TYPING_EVERY_MS = 3_000;
 
@@ -63,15 +71,17 @@ export class Tidings {
       },
       hear: (message) => this.#hear(message),
     };
+    const { signal } = this.#closing;
+    const wake = () => this.#wake();
+    const look = () => this.#look();
+    addEventListener("pagehide", () => this.#save(), { signal });
+    document.addEventListener("freeze", () => this.#save(), { signal });
+    document.addEventListener("resume", wake, { signal });
+    addEventListener("pageshow", ({ persisted }) => persisted && wake(), { signal });
+    addEventListener("online", look, { signal });
+    document.addEventListener("visibilitychange", look, { signal });
     this.#tabs = name !== null && canAgree() ? new Tabs(name, on) : new Alone(on);
     this.#tabs.post({ type: "hello" });
-    const { signal } = this.#closing;
-    const nudge = () => this.#nudge();
-    addEventListener("online", nudge, { signal });
-    addEventListener("pageshow", ({ persisted }) => persisted && this.#wake(), { signal });
-    document.addEventListener("resume", () => this.#wake(), { signal });
-    document.addEventListener("visibilitychange", nudge, { signal });
-    addEventListener("pagehide", () => this.#save(), { signal });
     return this;
   }
 
@@ -317,7 +327,8 @@ export class Tidings {
       });
     });
     answer.catch(() => {}); // who does not wait for it sees it in the outbox
-    await this.#store.putOutgoing(numbered).catch(() => {}); // then it lasts as long as the tab
+    const storing = this.#store.putOutgoing(numbered);
+    await within(STORE_DEADLINE_MS, storing).catch(() => {}); // then it lasts as long as the tab
     this.#propose([{ type: "queued", record: numbered }]);
     return answer;
   }
@@ -447,12 +458,13 @@ export class Tidings {
   #wake() {
     this.#leaderId = null;
     this.#tabs.post({ type: "hello" });
-    this.#nudge();
+    this.#look();
   }
 
-  #nudge() {
-    if (document.hidden) return;
-    if (this.#device) this.#device.nudge();
+  /** Out of sight a page may end without a word; looked at, it should be up to date. */
+  #look() {
+    if (document.hidden) this.#save();
+    else if (this.#device) this.#device.nudge();
     else this.#tabs.post({ type: "nudge" });
   }
 
@@ -486,21 +498,34 @@ export class Tidings {
   // The store
 
   async #load() {
+    const loading = this.#store.load();
     try {
-      const kept = await this.#store.load();
-      if (!kept) return;
-      const { meta, rooms, outgoing } = kept;
-      const records = new Map(outgoing.map((record) => [record.key, record]));
-      if (meta) this.#state.restore({ ...meta, rooms, outgoing: records });
-      else this.#state.outgoing = records;
+      const kept = await within(STORE_DEADLINE_MS, loading);
+      const { meta, rooms, outgoing } = kept ?? { meta: null, rooms: [], outgoing: [] };
+      const isRecent = meta && Date.now() - meta.saved_at < AWAY_MAX_MS;
+      if (isRecent) this.#state.restore({ ...meta, rooms });
+      else this.#startEmpty();
+      for (const record of outgoing) this.#state.apply({ type: "queued", record });
+      this.#state.takeChanges();
     } catch {
-      this.#doWithoutStore();
+      this.#startEmpty();
+      loading.then(
+        (kept) => this.#propose(kept.outgoing.map((record) => ({ type: "queued", record }))),
+        () => this.#doWithoutStore(),
+      );
     }
   }
 
+  /** What the store has is not gone on from, and replaced by the next save. */
+  #startEmpty() {
+    this.#state.apply({ type: "fresh" });
+    this.#savings.note(this.#state.takeChanges(), 0);
+  }
+
   async #readStore(roomId, low, high) {
+    if (low > high) return [];
     try {
-      return low <= high ? await this.#store.entries(roomId, low, high) : [];
+      return await within(STORE_DEADLINE_MS, this.#store.entries(roomId, low, high));
     } catch {
       return []; // the service has them
     }

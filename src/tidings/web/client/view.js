@@ -216,7 +216,7 @@ export class RoomView {
 
   /** One thing after the other. */
   #turn(work) {
-    this.#work = this.#work.then(async () => {
+    const turn = this.#work.then(async () => {
       if (this.#isClosed) return;
       this.isLoading = true;
       this.#tell();
@@ -231,7 +231,8 @@ export class RoomView {
         this.#tell();
       }
     });
-    return this.#work;
+    this.#work = turn.catch(() => {}); // a fault is told to who asked, and ends no other turn
+    return turn;
   }
 
   /** What a window can't load it shows as a failure; anything else is a fault. */

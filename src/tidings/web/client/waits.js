@@ -36,3 +36,11 @@ export function sleep(ms, signal) {
     }
   });
 }
+
+/** What the promise resolves with; rejects past the deadline, and leaves it to go on. */
+export function within(deadlineMs, promise) {
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(() => reject(new Error("deadline")), deadlineMs);
+    promise.then(resolve, reject).finally(() => clearTimeout(timer));
+  });
+}
