@@ -47,13 +47,12 @@ from tidings.importing.exported import (
     Writing,
     encode,
 )
-from tidings.importing.roomcuts import Cut, cut_room, pages
+from tidings.importing.roomcuts import Cut, cut_room
 from tidings.importing.scratch import Scratch
 from tidings.storage.interface import PAGE_ITEMS_MAX, Item, Position, Store, Table
 from tidings.storage.tables import (
     BADGES,
     INBOXES,
-    RECEIPTS,
     ROOMS,
     USERS,
     WORKSPACES,
@@ -176,10 +175,8 @@ class _Export:
         for user_id in sorted(cut.members):
             self._add(MEMBER, cut.members[user_id])
         log, gone, newest = self._write_log()
-        async for receipts in pages(self._store, RECEIPTS, key):
-            for receipt in receipts:
-                if receipt["seq"] <= cut.room.head:
-                    self._add(RECEIPT, receipt)
+        for line in self._scratch.receipts():
+            self._writings[RECEIPT.name].add_encoded(line)
         await self._inboxes(cut, log, sorted({*cut.members, *gone}), newest)
 
     def _write_log(self) -> tuple[Log, set[str], Line | None]:

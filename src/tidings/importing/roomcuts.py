@@ -17,21 +17,22 @@ import msgspec
 from tidings.chat.proofs import named_seq
 from tidings.chat.rows import RoomRow, room_from_item
 from tidings.errors import Unavailable
-from tidings.importing.exported import ENTRY, encode
+from tidings.importing.exported import ENTRY, RECEIPT, encode
 from tidings.importing.scratch import Scratch
 from tidings.storage.interface import PAGE_ITEMS_MAX, Item, Position, Store, Table
-from tidings.storage.tables import ENTRIES, FANOUTS, MEMBERS, ROOMS
+from tidings.storage.tables import ENTRIES, FANOUTS, MEMBERS, RECEIPTS, ROOMS
 
-CUTS_MAX = 10
+CUTS_MAX = 50
 """Times that a room is read from its start, since somebody was erased from it meanwhile."""
 ROUNDS_MAX = 1_000
 """Rounds of one such time, each as long as it takes to read what came in the one before."""
 CUT_PAUSE_S = 0.2
+_MOVING_TYPES = frozenset({"joined", "left"})
 _NAMING_TYPES = frozenset({"edited", "deleted", "reaction"})
 
 
 class Cut(msgspec.Struct, frozen=True):
-    """A room at one head; its entries are in the scratch."""
+    """A room at one head; its entries and receipts are in the scratch."""
 
     item: Item
     room: RoomRow
@@ -85,6 +86,8 @@ class _Cutting:
                 raise _Restarted
             if not self._named and not self._moved:
                 self._scratch.drop_lines(after=before["head"])
+                await self._read_receipts(before["head"])
+                await self._require_epoch(now)
                 return Cut(before, room_from_item(before), members, fanout)
             await self._read_again()
             if self._moved:
@@ -101,7 +104,7 @@ class _Cutting:
         async for entries in pages(self._store, ENTRIES, self._key, low=after + 1, high=head):
             for entry in entries:
                 self._put(entry)
-                if after and entry["type"] in ("joined", "left"):
+                if after and entry["type"] in _MOVING_TYPES:
                     self._moved += 1
                 if after and entry["type"] in _NAMING_TYPES:
                     seq = named_seq(entry)
@@ -118,6 +121,24 @@ class _Cutting:
 
     def _put(self, entry: Item) -> None:
         self._scratch.put_line(entry["seq"], encode(ENTRY.to_line(entry)))
+
+    async def _read_receipts(self, head: int) -> None:
+        async for receipts in pages(self._store, RECEIPTS, self._key):
+            for receipt in receipts:
+                if receipt["seq"] <= head:
+                    self._scratch.add_receipt(encode(RECEIPT.to_line(receipt)))
+
+    async def _require_epoch(self, seen: Item) -> None:
+        """Raises _Restarted where somebody was erased since: their receipts may be gone."""
+        now = await self._store.get(ROOMS, (self._key,))
+        if now is None or now["epoch"] == seen["epoch"]:
+            return
+        moved = 0
+        low, high = seen["head"] + 1, now["head"]
+        async for entries in pages(self._store, ENTRIES, self._key, low=low, high=high):
+            moved += sum(entry["type"] in _MOVING_TYPES for entry in entries)
+        if now["epoch"] != seen["epoch"] + moved:
+            raise _Restarted
 
     async def _members(self) -> dict[str, Item]:
         found: dict[str, Item] = {}

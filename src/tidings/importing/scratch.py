@@ -29,6 +29,7 @@ class Scratch:
             f"PRAGMA cache_size = -{CACHE_KIB}",
             "CREATE TABLE ids (kind TEXT, id TEXT, PRIMARY KEY (kind, id)) WITHOUT ROWID",
             "CREATE TABLE lines (seq INTEGER PRIMARY KEY, line BLOB)",
+            "CREATE TABLE receipts (line BLOB)",
             "CREATE TABLE totals (user TEXT PRIMARY KEY, unread INT, mentions INT) WITHOUT ROWID",
             "BEGIN",
         ):
@@ -68,12 +69,22 @@ class Scratch:
         self._database.execute("INSERT OR REPLACE INTO lines VALUES (?, ?)", (seq, line))
 
     def drop_lines(self, after: int = 0) -> None:
-        """Forget the lines of sequences above it."""
+        """Forget the lines of sequences above it, and all receipts."""
         self._database.execute("DELETE FROM lines WHERE seq > ?", (after,))
+        self._database.execute("DELETE FROM receipts")
 
     def lines(self) -> Iterator[bytes]:
         """The lines in order."""
         for (line,) in self._database.execute("SELECT line FROM lines ORDER BY seq"):
+            yield line
+
+    def add_receipt(self, line: bytes) -> None:
+        """Keep the next receipt of the room."""
+        self._database.execute("INSERT INTO receipts VALUES (?)", (line,))
+
+    def receipts(self) -> Iterator[bytes]:
+        """The receipts as they were added."""
+        for (line,) in self._database.execute("SELECT line FROM receipts ORDER BY rowid"):
             yield line
 
     def add_total(self, user: str, unread: int, mentions: int) -> None:
