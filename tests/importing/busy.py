@@ -8,8 +8,10 @@ from contextlib import asynccontextmanager
 from tests.chat.company import ADA, CARL, CLEO, KEY, MAX, MIA, Company
 from tests.people.clocks import FakeClock
 from tidings import wire
+from tidings.chat.attachments import ABOUT, STORED, plan_holding
 from tidings.clock import rfc3339
-from tidings.storage.interface import Store
+from tidings.storage.interface import Put, Store
+from tidings.storage.tables import BLOBS, blob_key
 
 CROWD = 30
 """Members of the large room besides those that it is made with: more than go along inline."""
@@ -63,4 +65,18 @@ async def live_through(acme: Company) -> None:
     await acme.rooms.add_members(KEY, town, wire.AddMember(user_id="robo"))
     await acme.open("direct", "ada", "mia")
     await acme.rooms.create(CARL, wire.CreateRoom(kind="support"))
+    await _keep_files(acme)
     await acme.chat.commits.settle()
+
+
+async def _keep_files(acme: Company) -> None:
+    """Rows of a file that an entry holds, of one that waits for an entry, and for its bytes."""
+    about = {"place": ABOUT, "uploader_id": "max", "name": "plan.pdf", "type": "application/pdf",
+             "size": 7, "created_at": acme.clock()}  # fmt: skip
+    kinds = {"held": (STORED, 1), "free": (STORED, 0), "none": ("waiting", 0)}
+    for blob_id, (state, attached) in kinds.items():
+        key = blob_key("acme", blob_id)
+        await acme.store.write(
+            Put(BLOBS, about | {"blob": key, "state": state, "attached": attached})
+        )
+    await acme.store.write(plan_holding("acme", "small", 1, "held"))

@@ -15,12 +15,14 @@ from typing import Any
 import pytest
 
 from tests.chat.company import ADA, KEY, MAX, MIA, Company, company
-from tests.command_line import run_tidings
 from tests.importing.busy import live_through, working
 from tests.people.clocks import FakeClock
 from tests.storage.suspending import Action, SuspendingStore, Way
 from tests.stores import BOTH_STORES, StoreKind, open_store
 from tidings import wire
+from tidings.blobs.blobs import UNHELD
+from tidings.chat.rows import WAKING
+from tidings.cli import main
 from tidings.errors import Conflict, NotFound, TidingsError, Unavailable, ValidationFailed
 from tidings.importing.exported import KINDS, LEFT_OUT, MANIFEST, Manifest, encode, read_manifest
 from tidings.importing.exports import export_workspace, reckon_workspace
@@ -28,7 +30,7 @@ from tidings.importing.workspaces import WorkspaceImport
 from tidings.people.rows import hash_token
 from tidings.storage.interface import Put, Store, Table
 from tidings.storage.sqlite import SqliteStore
-from tidings.storage.tables import BADGES, ENTRIES, ROOMS, TABLES, TOKENS, WORKSPACES
+from tidings.storage.tables import BADGES, ENTRIES, ROOMS, SCHEDULE, TABLES, TOKENS, WORKSPACES
 
 STORES = BOTH_STORES
 
@@ -72,10 +74,13 @@ async def test_it_comes_back_byte_for_byte(acme: Company, clock: FakeClock, tmp_
     exported, again, thrice = tmp_path / "exported", tmp_path / "again", tmp_path / "thrice"
     manifest = await export_workspace(acme.store, "acme", exported)
     assert manifest.files["entries"].lines > 30
+    assert manifest.files["blobs"].lines == 3
     assert {name for name, each in manifest.files.items() if not each.lines} == {"fanouts"}
     async with other_store(tmp_path / "other", clock) as store:
         outcome = await WorkspaceImport(store, clock, exported).run()
         assert outcome.is_new
+        due = [each["kind"] for each in (await store.scan(SCHEDULE)).items]
+        assert sorted(due) == [UNHELD, WAKING]
         await export_workspace(store, "acme", again)
         assert contents(again) == contents(exported)
         clock.forward(60 * 24 * 3600)  # no receipt of it ends
@@ -395,26 +400,33 @@ async def test_a_full_disk_leaves_a_way_on(export: Path, clock: FakeClock, tmp_p
         assert (await WorkspaceImport(store, clock, export).run()).is_new
 
 
-def test_the_commands(tmp_path: Path) -> None:
-    one = ("--store", f"sqlite:///{tmp_path}/one.db")
-    two = ("--store", f"sqlite:///{tmp_path}/two.db")
-    assert run_tidings("keys", "create", *one, "--workspace", "acme").code == 0
-    ann = ("users", "create", "Ann", "--id", "ann", "--role", "admin")
-    assert run_tidings(*ann, *one).code == 0
-    done = run_tidings("export", "out", *one, folder=tmp_path)
-    assert done.code == 0, done.errors
-    assert "users.jsonl" in done.output
+def test_the_commands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The page on moving has them run by a shell."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        code = main(arguments)
+        shown = capsys.readouterr()
+        return code, shown.out, shown.err
+
+    one, two = ("--store", "sqlite:///one.db"), ("--store", "sqlite:///two.db")
+    assert run("keys", "create", *one, "--workspace", "acme")[0] == 0
+    assert run("users", "create", "Ann", "--id", "ann", "--role", "admin", *one)[0] == 0
+    code, shown, _ = run("export", "out", *one)
+    assert (code, "users.jsonl" in shown) == (0, True)
     for expected in ("", "the very same"):
-        back = run_tidings("import", "workspace", "out", *two, folder=tmp_path)
-        assert back.code == 0, back.errors
-        assert expected in back.errors
-    assert run_tidings("export", "again", *two, folder=tmp_path).code == 0
+        code, _, told = run("import", "workspace", "out", *two)
+        assert (code, expected in told) == (0, True)
+    assert run("export", "again", *two)[0] == 0
     assert contents(tmp_path / "again") == contents(tmp_path / "out")
-    assert run_tidings("audit", *two).code == 0
-    refused = run_tidings("export", "out", *one, folder=tmp_path)
-    assert (refused.code, refused.errors) == (1, "tidings: out is not empty.\n")
-    undone = run_tidings("import", "workspace", "out", "--undo", *two, folder=tmp_path)
-    assert (undone.code, "in use" in undone.errors) == (1, True)
+    assert run("audit", *two)[0] == 0
+    assert run("export", "out", *one) == (1, "", "tidings: out is not empty.\n")
+    code, _, told = run("import", "workspace", "out", "--undo", *two)
+    assert (code, "in use" in told) == (1, True)
+    code, _, told = run("import", "workspace", "elsewhere", *two)
+    assert (code, "manifest.json" in told) == (1, True)
 
 
 async def test_an_export_onto_a_full_disk_leaves_nothing(clock: FakeClock, tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ from tidings.cli.parts import Parts, administrator
 from tidings.clock import rfc3339, system_clock
 from tidings.errors import Unavailable, ValidationFailed
 from tidings.ids import pair_room_id
+from tidings.importing import slackzips
 from tidings.importing.loading import Loading
 from tidings.importing.quarantine import Quarantine
 from tidings.importing.slack import Progress, SlackImport, SlackReport
@@ -369,7 +370,7 @@ def _cut(path: Path) -> None:
 
 def _bomb(path: Path) -> None:
     export = _one()
-    export.files["general/2024-01-02.json"] = b" " * (300 * 1024 * 1024)
+    export.files["general/2024-01-02.json"] = b" " * (3 * 1024 * 1024)
     export.write(path)
 
 
@@ -419,7 +420,10 @@ def random_bytes() -> bytes:
         (lambda path: zipfile.ZipFile(path, "w").close(), "no Slack export"),
     ],
 )
-def test_zips_that_are_traps_or_torn_are_refused(tmp_path: Path, make: Any, says: str) -> None:
+def test_zips_that_are_traps_or_torn_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Any, says: str
+) -> None:
+    monkeypatch.setattr(slackzips, "UNPACKED_BYTES_FREE", 1024 * 1024)
     path = tmp_path / "trap.zip"
     make(path)
     with pytest.raises(ValidationFailed, match=says):
@@ -482,6 +486,3 @@ def test_the_command(tmp_path: Path) -> None:
     again = run_tidings("import", "slack", "team.zip", *store, "--json", folder=tmp_path)
     effects = json.loads(again.output)["effects"]
     assert (effects["messages_added"], effects["messages_present"]) == (0, 19)
-    assert run_tidings("audit", *store).code == 0
-    torn = run_tidings("import", "slack", "odd.jsonl", *store, folder=tmp_path)
-    assert (torn.code, torn.errors.count("\n")) == (1, 1)

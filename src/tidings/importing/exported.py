@@ -6,9 +6,9 @@ are those of the tables, with `room_id` and `user_id` in place of their keys; ti
 since 1970. `manifest.json` is written last, so a folder without one is no export.
 
 What is not in it: sessions, API keys and every token hash, shared secrets of identity tokens, what
-only lives while a service runs (presence, nodes, leases), and what follows from the rest (listings,
-the schedule). A receipt has no end in an export, and none where it is imported: who sends a message
-again after the move has sent it once.
+only lives while a service runs (presence, nodes, leases), what follows from the rest (listings, the
+schedule), and bytes of files: those stay on the shelf that `--blobs` names. A receipt has no end in
+an export, and none where it is imported: who sends a message again after the move has sent it once.
 """
 
 from __future__ import annotations
@@ -20,12 +20,14 @@ from typing import IO, Any
 
 import msgspec
 
+from tidings.chat.attachments import ABOUT
 from tidings.chat.rows import room_from_item, room_to_item
 from tidings.errors import NotFound, ValidationFailed
 from tidings.ids import is_id
 from tidings.storage.interface import Item, Table
 from tidings.storage.tables import (
     BADGES,
+    BLOBS,
     ENTRIES,
     FANOUTS,
     INBOXES,
@@ -66,7 +68,7 @@ class Kind(msgspec.Struct, frozen=True):
     def _owner(self) -> str | None:
         """The key field that begins with the workspace, and is exported as an id without it."""
         owner = self.table.partition
-        return owner if owner in ("room", "user") else None
+        return owner if owner in ("room", "user", "blob") else None
 
     def to_line(self, item: Mapping[str, Any]) -> Line:
         """The stored row as it is exported."""
@@ -91,9 +93,10 @@ class Kind(msgspec.Struct, frozen=True):
                 kind = fields[name]
             if type(value) is not kind:
                 raise ValueError(f"{name} is no {kind.__name__}")
-            if name in ("room_id", "user_id") and not is_id(str(value)):
+            if name in ("room_id", "user_id", "blob_id") and not is_id(str(value)):
                 raise ValueError(f"{name} is no id")
-        for name in _NEEDED[self.name]:
+        is_about = self.table is BLOBS and line.get("place") == ABOUT
+        for name in _NEEDED["blob"] if is_about else _NEEDED[self.name]:
             if name not in line:
                 raise ValueError(f"no {name}")
         item = dict(line)
@@ -128,6 +131,8 @@ _NEEDED = {
     ),
     "badges": ("user_id", "unread", "mentions", "version"),
     "fanouts": ("room_id", "founding"),
+    "blobs": ("blob_id", "place"),
+    "blob": ("blob_id", "state", "name", "type", "size", "attached", "created_at"),
 }
 """Fields without which a row can't even be audited."""
 
@@ -141,8 +146,10 @@ INBOX = Kind("inboxes", INBOXES, order=("room_id", "user_id"))
 BADGE = Kind("badges", BADGES, order=("user_id",))
 FANOUT = Kind("fanouts", FANOUTS, frozenset({"node_id", "fence"}))
 """Of large rooms that are being made: who is still to join. Any other is at its end here."""
+BLOB = Kind("blobs", BLOBS, order=("blob_id", "place"))
+"""What a blob is, then which entries hold it. Its bytes stay on the shelf that it is on."""
 
-KINDS = (WORKSPACE, USER, ROOM, MEMBER, ENTRY, RECEIPT, INBOX, BADGE, FANOUT)
+KINDS = (WORKSPACE, USER, ROOM, MEMBER, ENTRY, RECEIPT, INBOX, BADGE, FANOUT, BLOB)
 LEFT_OUT = {
     "secrets": "belong to the service",
     "sessions": "devices sign in anew",

@@ -19,6 +19,7 @@ from typing import TypeAlias
 import msgspec
 
 from tidings import wire
+from tidings.chat.attachments import ABOUT, STORED, place_of
 from tidings.chat.audit import consistent
 from tidings.chat.marks import parse
 from tidings.chat.proofs import Log
@@ -30,6 +31,7 @@ from tidings.chat.rows import (
 from tidings.errors import Conflict, NotFound
 from tidings.importing.exported import (
     BADGE,
+    BLOB,
     ENTRY,
     FANOUT,
     INBOX,
@@ -47,15 +49,17 @@ from tidings.importing.exported import (
     Writing,
     encode,
 )
-from tidings.importing.roomcuts import Cut, cut_room
+from tidings.importing.roomcuts import Cut, cut_room, pages
 from tidings.importing.scratch import Scratch
 from tidings.storage.interface import PAGE_ITEMS_MAX, Item, Position, Store, Table
 from tidings.storage.tables import (
     BADGES,
+    BLOBS,
     INBOXES,
     ROOMS,
     USERS,
     WORKSPACES,
+    blob_key,
     room_key,
     user_key,
 )
@@ -137,6 +141,10 @@ class _Export:
                 await self._room(room_id)
                 done += 1
                 self._progress("rooms", done, total)
+        await self._note_ids(BLOBS, "blobs")
+        for blob_ids in self._scratch.ids("blobs"):
+            for blob_id in blob_ids:
+                await self._blob(blob_id)
         # Later than the rooms, so that everybody who is in one is there.
         await self._note_ids(USERS, "users")
         total = self._scratch.count_ids("users")
@@ -168,6 +176,7 @@ class _Export:
         cut = await cut_room(self._store, key, self._scratch)
         if cut is None:
             return
+        self._scratch.set_head(room_id, cut.room.head)
         is_founding = cut.fanout is not None
         self._add(ROOM, cut.item | {"is_fanning": True if is_founding else None})
         if cut.fanout is not None:
@@ -213,6 +222,21 @@ class _Export:
                     self._scratch.add_total(user_id, row.unread, row.mentions)
                 settled = participation_to_item(row, self._workspace, user_id)
                 self._add(INBOX, item | settled)
+
+    # Blobs, and which of the exported entries hold them.
+
+    async def _blob(self, blob_id: str) -> None:
+        is_stored = False
+        async for rows in pages(self._store, BLOBS, blob_key(self._workspace, blob_id)):
+            for row in rows:
+                if row["place"] == ABOUT:
+                    is_stored = row["state"] == STORED
+                    is_fit = is_stored
+                else:
+                    room_id, seq = place_of(row["place"])
+                    is_fit = is_stored and seq <= self._scratch.head(room_id)
+                if is_fit:
+                    self._add(BLOB, row)
 
     # Users with their totals.
 

@@ -19,7 +19,7 @@ IDS_TOGETHER = 1_000
 
 
 class Scratch:
-    """Ids in order, the lines of one room by sequence, and what users have unread."""
+    """Ids in order, the lines of one room, the heads of all, and what users have unread."""
 
     def __init__(self) -> None:
         self._database = apsw.Connection("")
@@ -30,6 +30,7 @@ class Scratch:
             "CREATE TABLE ids (kind TEXT, id TEXT, PRIMARY KEY (kind, id)) WITHOUT ROWID",
             "CREATE TABLE lines (seq INTEGER PRIMARY KEY, line BLOB)",
             "CREATE TABLE receipts (line BLOB)",
+            "CREATE TABLE heads (room_id TEXT PRIMARY KEY, head INT) WITHOUT ROWID",
             "CREATE TABLE totals (user TEXT PRIMARY KEY, unread INT, mentions INT) WITHOUT ROWID",
             "BEGIN",
         ):
@@ -86,6 +87,17 @@ class Scratch:
         """The receipts as they were added."""
         for (line,) in self._database.execute("SELECT line FROM receipts ORDER BY rowid"):
             yield line
+
+    def set_head(self, room_id: str, head: int) -> None:
+        """Note up to where a room goes."""
+        self._database.execute("INSERT INTO heads VALUES (?, ?)", (room_id, head))
+
+    def head(self, room_id: str) -> int:
+        """Up to where a room goes; 0 for one that is not there."""
+        rows: list[Any] = self._database.execute(
+            "SELECT head FROM heads WHERE room_id = ?", (room_id,)
+        ).fetchall()
+        return rows[0][0] if rows else 0
 
     def add_total(self, user: str, unread: int, mentions: int) -> None:
         """Add what a user has unread in one more room."""

@@ -16,12 +16,16 @@ from typing import TypeAlias
 
 import msgspec
 
+from tidings.blobs.blobs import UNHELD, UNHELD_LIFE_S
+from tidings.chat.attachments import ABOUT, LEFT_BLOBS, left_subject
 from tidings.chat.audit import audit
 from tidings.chat.rows import WAKING, room_from_item
 from tidings.clock import Clock
 from tidings.cluster.schedule import plan_due
 from tidings.errors import Conflict
 from tidings.importing.exported import (
+    BLOB,
+    ENTRY,
     KINDS,
     ROOM,
     WORKSPACE,
@@ -47,7 +51,7 @@ from tidings.storage.tables import MOVES, SCHEDULE, TOKENS, WORKSPACES
 PUT_TOGETHER = 1_000
 """Rows that are read and put at once."""
 TAKEN_TOGETHER = 45
-"""Rows that one transaction of an undoing takes out; a room may have one in the schedule too."""
+"""Rows that one transaction of an undoing takes out; each may have one in the schedule too."""
 BROKEN_SHOWN = 3
 
 Progress: TypeAlias = Callable[[str, int, int], None]
@@ -196,8 +200,7 @@ class WorkspaceImport:
         rows = self._rows(kind)
         while some := list(islice(rows, PUT_TOGETHER)):
             await self._store.put_many(kind.table, some)
-            if kind is ROOM:
-                await self._store.put_many(SCHEDULE, [each.item for each in _wakings(some)])
+            await self._store.put_many(SCHEDULE, [each.item for each in due_of(kind, some)])
             done += len(some)
             self._progress(kind.name, done, total)
 
@@ -206,8 +209,7 @@ class WorkspaceImport:
         rows = self._rows(kind)
         while some := list(islice(rows, TAKEN_TOGETHER)):
             writes: list[Write] = [Delete(kind.table, kind.table.key(item)) for item in some]
-            if kind is ROOM:
-                writes += [Delete(SCHEDULE, SCHEDULE.key(each.item)) for each in _wakings(some)]
+            writes += [Delete(SCHEDULE, SCHEDULE.key(each.item)) for each in due_of(kind, some)]
             await self._store.write(*writes)
             taken += len(some)
         return taken
@@ -254,9 +256,16 @@ class WorkspaceImport:
             ) from failed
 
 
-def _wakings(rooms: list[Item]) -> Iterator[Put]:
-    """The ends of snoozes among them, for the schedule."""
-    for item in rooms:
-        room = room_from_item(item)
-        if room.wakes_at is not None:
-            yield plan_due(WAKING, room.key, room.wakes_at, room.head)
+def due_of(kind: Kind, items: list[Item]) -> Iterator[Put]:
+    """What the schedule has for these rows: it is in no export, since it follows from them."""
+    for item in items:
+        if kind is ROOM:
+            room = room_from_item(item)
+            if room.wakes_at is not None:
+                yield plan_due(WAKING, room.key, room.wakes_at, room.head)
+        elif kind is ENTRY and item.get("left_blobs"):
+            subject = left_subject(item["room"], item["seq"])
+            yield plan_due(LEFT_BLOBS, subject, item["created_at"], item["seq"])
+        elif kind is BLOB and item["place"] == ABOUT and not item["attached"]:
+            due_ms = item["created_at"] + UNHELD_LIFE_S * 1000
+            yield plan_due(UNHELD, item["blob"], due_ms, 0)
