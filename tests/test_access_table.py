@@ -44,6 +44,7 @@ from tests.delivery.push_service import Browser
 from tidings.api.sections import SECTIONS
 from tidings.clock import system_clock
 from tidings.delivery.frames import ClientFrame
+from tidings.web.assets import version
 
 # M: a member; s: sees the room without being one; -: for this caller there is no such room.
 SIGHT = """
@@ -165,11 +166,15 @@ GET    /v1/ws                    -         101 101 101 101 101 101 101 | -      
 GET    /metrics                  -         403 403 403 403 403 403 403 | -        .   .   | 401
 GET    /v1/nodes                 -         403 403 403 403 403 403 403 | -        .   .   | 401
 GET    /v1/migration             -         403 403 403 403 403 403 403 | -        .   .   | 401
+GET    /v1/operations            -         403 403 403 403 403 403 403 | -        .   .   | 401
 GET    /healthz                  -         200 200 200 200 200 200 200 | open     200 200 | 200
 GET    /readyz                   -         200 200 200 200 200 200 200 | open     200 200 | 200
 GET    /openapi.json             -         200 200 200 200 200 200 200 | open     200 200 | 200
 GET    /docs                     -         200 200 200 200 200 200 200 | open     200 200 | 200
 GET    /docs/{file}              -         200 200 200 200 200 200 200 | open     200 200 | 200
+GET    /ops                      -         200 200 200 200 200 200 200 | open     200 200 | 200
+GET    /client.js                -         200 200 200 200 200 200 200 | open     200 200 | 200
+GET    /assets/{version}/{folder}/{file} - 200 200 200 200 200 200 200 | open     200 200 | 200
 """
 
 # What a frame over a socket is answered with: as a member or as a manager or admin who only sees
@@ -219,6 +224,10 @@ READING = (
     "GET /v1/users?limit=500",
     "GET /v1/sessions",
 )
+OPERATORS = frozenset(
+    {"GET /metrics", "GET /v1/nodes", "GET /v1/migration", "GET /v1/operations"}
+)
+"""Calls for which the operator's key is there."""
 ROOM = "/v1/rooms/{room_id}"
 VARYING = {"date", "x-request-id", "tidings-cost"}
 """Headers that differ from call to call; what a call costs has a test of its own."""
@@ -486,7 +495,7 @@ def _expected_elsewhere(line: OtherCall, caller: str) -> str:
         is_looked_at = caller != "nobody" and line.scope != "open"
         return "401" if is_looked_at else line.nobody
     if caller == OPERATOR:
-        is_operators = line.call in ("GET /metrics", "GET /v1/nodes", "GET /v1/migration")
+        is_operators = line.call in OPERATORS
         return line.key if line.scope == "open" else "200" if is_operators else "403"
     if caller in KEY_SCOPES or caller == FOREIGN_KEY:
         scopes = KEY_SCOPES.get(caller, KEY_SCOPES["key"])
@@ -528,6 +537,8 @@ async def _request(
         path = path.format(blob_id=await scene.file(token or scene.key, "a word"))
     elif "{ticket}" in path:
         path, body = await _linked(scene, method, is_forged=deed == "forged")
+    elif "{version}" in path:
+        path = path.format(version=version(), folder="client", file="client.js")
     elif "{file}" in path:
         path = path.format(file="docs.css")
     elif deed == "cursor":

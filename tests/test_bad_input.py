@@ -32,6 +32,7 @@ from tests.command_line import run_tidings, running_service
 from tidings.api.decoding import BODY_BYTES_MAX
 from tidings.delivery.websocket import INBOUND_BYTES_MAX
 from tidings.storage.tables import NODES, TABLES
+from tidings.web.assets import version
 
 __all__ = ["open_site", "site", "store_url"]
 
@@ -110,7 +111,9 @@ def filled_service(folder: Path) -> Iterator[Target]:
             "user_id": ["vic", "vin"],
             "seq": [1, 2, 3, 4],
             "emoji": ["👍", "a"],
-            "file": ["docs.css", "docs.js"],
+            "file": ["docs.css", "docs.js", "client.js"],
+            "version": [version()],
+            "folder": ["client"],
         }
         yield Target(url, tokens, operator, known)
 

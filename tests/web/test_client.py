@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -473,3 +474,64 @@ async def test_a_visitor_with_a_publishable_key_comes_back_as_the_same(house: Ho
         other = await house.open(context, publishableKey=key, profile="widget")
         await other.live()
         assert await other.see("() => tidings.me.id") == who
+
+
+async def test_devices_on_a_breaking_network_end_as_a_fresh_one_would(house: House) -> None:
+    dice = random.Random(5)
+    names = ["abe", "bea"]
+    people = {name: await house.person(name) for name in names}
+    rooms = [(await house.server.create_room("group", members=names)).id for _ in range(3)]
+    async with house.context() as one, house.context() as two, house.context() as three:
+        tabs = [
+            await house.open(one, token=await house.token("abe")),
+            await house.open(two, token=await house.token("abe")),
+            await house.open(three, token=await house.token("bea")),
+        ]
+        tabs.append(await house.open(one))
+        for tab in tabs:
+            await tab.live()
+            await tab.see("(room) => look(room)", rooms[0])
+        for number in range(40):
+            tab, room = dice.choice(tabs), dice.choice(rooms)
+            person = people[dice.choice(names)]
+            match dice.randrange(9):
+                case 0:
+                    await tab.see(
+                        "(room) => void tidings.read(room, tidings.room(room)?.head ?? 0)", room
+                    )
+                case 1:
+                    muted = dice.random() < 0.5
+                    await person.mute(room, muted=muted)
+                case 2:
+                    log = (await person.messages(room, limit=50)).items
+                    texts = [entry for entry in log if entry.text]
+                    if texts:
+                        await tab.see(
+                            "([room, seq]) => tidings.react(room, seq, '👍').catch(() => {})",
+                            [room, dice.choice(texts).seq],
+                        )
+                case 3:
+                    house.network.cut()
+                case 4:
+                    entry = await person.post_message(room, f"to be edited {number}")
+                    await person.edit_message(room, entry.seq, f"edited {number}")
+                case 5 if number % 2:
+                    await house.reload(dice.choice(tabs[:1]))
+                    await tabs[0].see("(room) => look(room)", rooms[0])
+                case 6:
+                    entry = await person.post_message(room, f"to be deleted {number}")
+                    await person.delete_message(room, entry.seq)
+                case _:
+                    await tab.write(room, f"line {number}")
+        house.network.cut()
+        for tab in tabs:
+            await tab.until("() => tidings.outgoing.length === 0")
+        for tab, name in zip(tabs, ("abe", "abe", "bea", "abe"), strict=True):
+            await assert_same(tab, people[name])
+            log = (await people[name].messages(rooms[0], after=0, limit=500)).items
+            await tab.until("(head) => view.entries.at(-1)?.seq === head", len(log))
+            wanted = [[entry.seq, entry.text, entry.reactions] for entry in log][-40:]
+            shown = "() => view.entries.slice(-40).map((e) => [e.seq, e.text, e.reactions])"
+            async with asyncio.timeout(10):
+                while await tab.see(shown) != wanted:
+                    await asyncio.sleep(0.1)
