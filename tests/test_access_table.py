@@ -224,9 +224,7 @@ READING = (
     "GET /v1/users?limit=500",
     "GET /v1/sessions",
 )
-OPERATORS = frozenset(
-    {"GET /metrics", "GET /v1/nodes", "GET /v1/migration", "GET /v1/operations"}
-)
+OPERATORS = frozenset({"GET /metrics", "GET /v1/nodes", "GET /v1/migration", "GET /v1/operations"})
 """Calls for which the operator's key is there."""
 ROOM = "/v1/rooms/{room_id}"
 VARYING = {"date", "x-request-id", "tidings-cost"}
