@@ -118,7 +118,7 @@ class MovingStore:
 
     async def get(self, table: Table, key: Key, *, consistent: bool = True) -> Item | None:
         """See `Store.get`."""
-        if self._standing.is_idle():
+        if self._boottime() < self._standing.idle_until:
             return await self._standing.here.store.get(table, key, consistent=consistent)
 
         async def ask(store: Store) -> Item | None:
@@ -203,7 +203,7 @@ class MovingStore:
 
     async def _read(self, ask: Callable[[Store], Awaitable[T]]) -> T:
         now = self._standing
-        if now.is_idle():
+        if self._boottime() < now.idle_until:
             return await ask(now.here.store)
         here = await now.current()
         found = await ask(here.store)
@@ -220,9 +220,8 @@ class MovingStore:
         """See `Store.write`; at most SET_ITEMS_MAX items."""
         if len(writes) > SET_ITEMS_MAX:
             raise ValueError(f"a write holds at most {SET_ITEMS_MAX} items")
-        if self._standing.is_idle():
-            with self._standing.unguarded() as here:
-                await here.store.write(*writes)
+        if self._boottime() < self._standing.idle_until:
+            await self._standing.write_unguarded(*writes)
         else:
             await self._write_when_open(writes)
 
@@ -230,10 +229,9 @@ class MovingStore:
         """See `Store.put_many`; while a move is under way, as write sets."""
         remaining = iter(items)
         while chunk := [*islice(remaining, PAGE_ITEMS_MAX)]:
-            here = await self._standing.current()
+            await self._standing.current()
             if self._standing.move is None:
-                with self._standing.unguarded():
-                    await here.store.put_many(table, chunk)
+                await self._standing.put_unguarded(table, chunk)
                 continue
             for puts in _sets(table, chunk):
                 await self._write_when_open(puts)
@@ -257,8 +255,7 @@ class MovingStore:
         here = await now.current()
         move, changed = now.move, now.changed
         if move is None or not writes:
-            with now.unguarded():
-                await here.store.write(*writes)
+            await now.write_unguarded(*writes)
             return True
         if not move.is_open:
             with suppress(TimeoutError):

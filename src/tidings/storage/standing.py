@@ -11,14 +11,14 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import (
     AbstractAsyncContextManager,
     AsyncExitStack,
     asynccontextmanager,
-    contextmanager,
     suppress,
 )
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
@@ -26,7 +26,7 @@ import structlog
 
 from tidings.errors import TidingsError, Unavailable
 from tidings.storage import moves
-from tidings.storage.interface import Check, Store
+from tidings.storage.interface import Check, Item, Store, Table, Write
 from tidings.storage.metered import CostSource, unmetered
 from tidings.storage.moves import (
     GUARD_SLOTS_MAX,
@@ -73,9 +73,8 @@ Opening: TypeAlias = Callable[[str], AbstractAsyncContextManager[Stack]]
 """Opens the store at an address."""
 
 
-def boottime() -> float:
-    """Seconds that go on while the machine sleeps."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
+boottime: Callable[[], float] = partial(time.clock_gettime, time.CLOCK_BOOTTIME)
+"""Seconds that go on while the machine sleeps."""
 
 
 class Standing:
@@ -104,6 +103,8 @@ class Standing:
         self.changed = asyncio.Event()
         """Set, and replaced, when the record has changed."""
         self._read_at = _NEVER
+        self.idle_until = _NEVER
+        """Until when nothing has to be heeded: no move is under way, and the view is fresh."""
         self._unguarded = 0
         """Writes under way that began while there was no move."""
         self._is_guarded = asyncio.Event()
@@ -153,10 +154,6 @@ class Standing:
 
     # -- for those who read and write
 
-    def is_idle(self) -> bool:
-        """Whether no move is under way: then nothing has to be heeded."""
-        return self.move is None and self._boottime() - self._read_at < VIEW_MAX_S
-
     async def current(self) -> Stack:
         """The store that decides, which knows this process if a move is under way."""
         until = self._boottime() + HELD_MAX_S
@@ -170,16 +167,26 @@ class Standing:
         """A number of the store, which stays as long as this is open."""
         return [*self._stacks.values()].index(stack)
 
-    @contextmanager
-    def unguarded(self) -> Iterator[Stack]:
-        """For a write while no move is under way; one that begins meanwhile waits for its end."""
+    async def write_unguarded(self, *writes: Write) -> None:
+        """Write while no move is under way; one that begins meanwhile waits for the end of it."""
         self._unguarded += 1
         try:
-            yield self.here
+            await self.here.store.write(*writes)
         finally:
-            self._unguarded -= 1
-            if not self._unguarded:
-                self._is_guarded.set()
+            self._end_unguarded()
+
+    async def put_unguarded(self, table: Table, items: Iterable[Item]) -> None:
+        """The same in bulk."""
+        self._unguarded += 1
+        try:
+            await self.here.store.put_many(table, items)
+        finally:
+            self._end_unguarded()
+
+    def _end_unguarded(self) -> None:
+        self._unguarded -= 1
+        if not self._unguarded:
+            self._is_guarded.set()
 
     @asynccontextmanager
     async def guarding(self, here: Stack, move: Move) -> AsyncIterator[Check | None]:
@@ -231,6 +238,7 @@ class Standing:
                 with suppress(MoveChanged):
                     await self._adopt(url, row)
                     self._read_at = read_at
+                    self.idle_until = _NEVER if self.move else read_at + VIEW_MAX_S
                     return
         raise Unavailable("The move between stores goes on too fast.")
 
@@ -259,7 +267,8 @@ class Standing:
             self._registered = None
         elif self._registered != (url, move.epoch) and not (is_known and move.stage == "sealed"):
             if url != self._url or self.move is None:
-                self._read_at = _NEVER  # nothing is done by the old view, once this one is told
+                # Nothing is done by the old view, once this one is told.
+                self._read_at = self.idle_until = _NEVER
             while self._unguarded:
                 self._is_guarded.clear()
                 await self._is_guarded.wait()
