@@ -139,6 +139,8 @@ async def test_what_only_the_other_engine_refuses_is_named(tmp_path: Path) -> No
             await backfill.run()
         await source.write(Delete(ENTRIES, ("", 1)), Update(ROOMS, ("last",), add={"head": 1}))
         await backfill.run()
+        done = await backfill.progress()
+        assert done.units >= 2 * done.items
         found = await contents(target.store)
     async with SqliteStore.open(tmp_path / "store.db") as source:
         expected = await contents(source)

@@ -15,7 +15,7 @@ from typing import TypeAlias
 import msgspec
 
 from tidings.migrate.captures import CAPTURED_TABLES
-from tidings.migrate.copying import PAGE_ITEMS, Follow, Part, divide, read_part
+from tidings.migrate.copying import READ_KEYS_MAX, Follow, Part, divide, read_part
 from tidings.storage.interface import Item, Key, Position, Store, Table
 
 PARTS_AT_ONCE = 4
@@ -158,7 +158,8 @@ class Comparison:
         theirs = await self._destination.get_many(table, keys)
         for key, ours, other in zip(keys, items, theirs, strict=True):
             if ours == other:
-                self._count(table, ours, other)
+                digest = _digest(ours)
+                self._count(table, digest, digest)
             else:
                 self._suspects[table.name, key] = table
 
@@ -169,14 +170,12 @@ class Comparison:
             if item is None:
                 self._suspects[table.name, key] = table
 
-    def _count(self, table: Table, ours: Item | None, theirs: Item | None) -> None:
+    def _count(self, table: Table, ours: int, theirs: int) -> None:
         report = self._reports[table.name]
-        one = _hash(ours)
-        other = one if ours == theirs else _hash(theirs)
-        report.source_items += ours is not None
-        report.destination_items += theirs is not None
-        report.source_hash = (report.source_hash + one) % _MODULUS
-        report.destination_hash = (report.destination_hash + other) % _MODULUS
+        report.source_items += ours != 0
+        report.destination_items += theirs != 0
+        report.source_hash = (report.source_hash + ours) % _MODULUS
+        report.destination_hash = (report.destination_hash + theirs) % _MODULUS
 
     async def _settle(self) -> None:
         """Find out what the suspects are, mend what differs, and count them all."""
@@ -218,7 +217,7 @@ class Comparison:
                 elif before[name] == after[name]:
                     ours = after[name]
                     differing[name] = table
-                    self._show(name, ours, theirs[name])
+                    await self._show(name, table)
                 else:
                     moving[name] = table
                     continue
@@ -231,11 +230,12 @@ class Comparison:
                 self._count(table, after[name], after[name])
         return differing
 
-    def _show(self, name: _Name, ours: Item | None, theirs: Item | None) -> None:
-        if len(self._sample) >= SAMPLE_MAX or any(
-            (shown.table, shown.key) == name for shown in self._sample
-        ):
+    async def _show(self, name: _Name, table: Table) -> None:
+        shown = {(each.table, each.key) for each in self._sample}
+        if len(self._sample) >= SAMPLE_MAX or name in shown:
             return
+        ours = await self._source.get(table, name[1])
+        theirs = await self._destination.get(table, name[1])
         if ours is None or theirs is None:
             lacking = "source" if ours is None else "destination"
             self._sample.append(Difference(*name, fields=(), lacking=lacking))
@@ -250,20 +250,22 @@ class Comparison:
             await self._follow.passed()
 
 
-async def _read(store: Store, names: dict[_Name, Table]) -> dict[_Name, Item | None]:
-    """The items as they are in the store now, by table and key."""
-    found: dict[_Name, Item | None] = {}
+async def _read(store: Store, names: dict[_Name, Table]) -> dict[_Name, int]:
+    """What the items are in the store now, as digests."""
+    found: dict[_Name, int] = {}
     for table in {table.name: table for table in names.values()}.values():
         keys = [key for name, key in names if name == table.name]
-        for at in range(0, len(keys), PAGE_ITEMS):
-            some = keys[at : at + PAGE_ITEMS]
+        for at in range(0, len(keys), READ_KEYS_MAX):
+            some = keys[at : at + READ_KEYS_MAX]
             items = await store.get_many(table, some)
-            found |= {(table.name, key): item for key, item in zip(some, items, strict=True)}
+            found |= {
+                (table.name, key): _digest(item) for key, item in zip(some, items, strict=True)
+            }
     return found
 
 
-def _hash(item: Item | None) -> int:
-    """The same for equal items, and 0 for none."""
+def _digest(item: Item | None) -> int:
+    """The same for equal items, 0 for none."""
     if item is None:
         return 0
     return int.from_bytes(hashlib.blake2b(_encode(item), digest_size=8).digest())

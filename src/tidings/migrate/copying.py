@@ -77,17 +77,16 @@ async def divide(
     """Parts that are all of the tables together, whatever is written meanwhile.
 
     The embedded store is divided by ranges of keys, since it would read all of a table for each of
-    its segments. A table of less than a page is one part.
+    its segments. A small table is one part.
     """
     parts = []
     for table in tables:
-        count = parts_per_table
-        if (await source.scan(table, limit=PAGE_ITEMS)).after is None:
-            count = 1
         if isinstance(source, SqliteStore):
-            bounds = [None, *map(list, await source.split(table, count)), None]
+            bounds = [None, *map(list, await source.split(table, parts_per_table)), None]
             parts += [Part(table.name, after=after, upto=upto) for after, upto in pairwise(bounds)]
         else:
+            is_small = (await source.scan(table, limit=PAGE_ITEMS)).after is None
+            count = 1 if is_small else parts_per_table
             parts += [Part(table.name, segment, count) for segment in range(count)]
     return parts
 
@@ -163,6 +162,7 @@ class Backfill:
         self._name = name
         self._worker = worker
         self._pace = pace
+        self._is_priced = not isinstance(destination, SqliteStore)
         self._tables = {table.name: table for table in tables}
         self._mine: set[str] = set()
         self._claiming = asyncio.Lock()
@@ -254,7 +254,7 @@ class Backfill:
         """Copy a page from where the lane is; whether it was the part's last."""
         page = await read_part(self._source, table, part, lane.position)
         found = [(table, table.key(item), item) for item in page.items]
-        for copy_set in gather(found, self._pace):
+        for copy_set in gather(found, self._pace, is_priced=self._is_priced):
             position = position_after(copy_set.writes)
             if not await _write(lane, copy_set, self._pace, position=position):
                 return False
@@ -290,6 +290,7 @@ class Follow:
         self._name = name
         self._worker = worker
         self._pace = pace
+        self._is_priced = not isinstance(destination, SqliteStore)
         self._lanes: list[Lane] = []
         self._turn = asyncio.Lock()
         self._pass_ended = asyncio.Event()
@@ -390,7 +391,7 @@ class Follow:
             table = same[0][0]
             items = await self._source.get_many(table, [key for _, key in same])
             found += [(table, key, item) for (_, key), item in zip(same, items, strict=True)]
-        for copy_set in gather(found, self._pace, replacing=True):
+        for copy_set in gather(found, self._pace, is_priced=self._is_priced, replacing=True):
             if not await _write(lane, copy_set, self._pace):
                 return False
         return True

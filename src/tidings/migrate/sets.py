@@ -36,7 +36,7 @@ class CopySet(msgspec.Struct):
 
     writes: list[Put | Delete] = []
     size_bytes: int = 0
-    units: int = LANE_UNITS
+    units: int = 0
 
     def add(self, write: Put | Delete, size_bytes: int, units: int) -> None:
         """Take one more."""
@@ -54,33 +54,42 @@ def gather(
     found: Iterable[tuple[Table, Key, Item | None]],
     pace: Pace,
     *,
-    items_max: int = SET_ITEMS_MAX,
+    is_priced: bool,
     replacing: bool = False,
 ) -> Iterator[CopySet]:
     """Sets in the order of what was found; an item that is None is deleted.
 
-    A set is no larger than a burst of the pace, unless it holds but one item.
+    A set is no larger than a burst of the pace, unless it holds but one item. Where the store that
+    is copied to has no price, units are not counted.
     """
-    waiting = CopySet()
+    waiting = _new_set(is_priced)
     for table, key, item in found:
         write: Put | Delete
         if item is None:
             write, size_bytes = Delete(table, key), 0
-            units = delete_units(table, transactional=True)
+            units = delete_units(table, transactional=True) if is_priced else 0
         else:
             write, size_bytes = Put(table, item), item_bytes(item)
-            units = put_units(table, item, transactional=True, replacing=replacing)
+            units = 0
+            if is_priced:
+                units = put_units(
+                    table, item, transactional=True, replacing=replacing, size_bytes=size_bytes
+                )
         burst = pace.burst_units
         if waiting.writes and (
-            len(waiting.writes) == items_max
+            len(waiting.writes) == SET_ITEMS_MAX
             or waiting.size_bytes + size_bytes > SET_BYTES_MAX
             or (burst is not None and waiting.units + units > burst)
         ):
             yield waiting
-            waiting = CopySet()
+            waiting = _new_set(is_priced)
         waiting.add(write, size_bytes, units)
     if waiting.writes:
         yield waiting
+
+
+def _new_set(is_priced: bool) -> CopySet:
+    return CopySet(units=LANE_UNITS if is_priced else 0)
 
 
 def position_after(writes: Sequence[Put | Delete]) -> Key:

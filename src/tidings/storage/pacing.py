@@ -19,10 +19,12 @@ from tidings.storage.sizes import item_bytes
 
 WINDOW_S = 10.0
 """In no window of this length more is spent than the budget allows for it."""
-BURST_S = 0.4
+BURST_S = 0.3
 """How much of the budget may be spent at once, in seconds of it."""
-USED_SHARE = 1 - 2 * BURST_S / WINDOW_S
-"""How much of the budget flows; a window may begin and end with a burst."""
+LATE_S = 0.2
+"""How much later than what was paid after it something may reach the store."""
+USED_SHARE = 1 - (2 * BURST_S + LATE_S) / WINDOW_S
+"""How much of the budget flows, since a window may begin and end with a burst."""
 THROTTLE_FACTOR = 0.7
 """What the rate is multiplied with when the store throttles, at most once in THROTTLE_PAUSE_S."""
 THROTTLE_PAUSE_S = 1.0
@@ -116,14 +118,21 @@ class Pace:
 
 
 def put_units(
-    table: Table, item: Mapping[str, Any], *, transactional: bool, replacing: bool = False
+    table: Table,
+    item: Mapping[str, Any],
+    *,
+    transactional: bool,
+    replacing: bool = False,
+    size_bytes: int | None = None,
 ) -> int:
     """What putting the item costs at most, its indexes included.
 
     `replacing` is for an item that may be there already and in other places of its indexes: each
     of those is then written twice. A larger item that is replaced costs more than this tells.
+    `size_bytes` is the item's, where it is known.
     """
-    units = write_units(item_bytes(item), transactional=transactional)
+    size_bytes = item_bytes(item) if size_bytes is None else size_bytes
+    units = write_units(size_bytes, transactional=transactional)
     for index in table.indexes:
         once = index_write_units(table, index, None, item) * (2 if replacing else 1)
         units += once * 2 if transactional else once

@@ -47,6 +47,8 @@ BULK_ITEMS_MAX = 500
 """Items of one transaction of `put_many` and `sweep`."""
 RANGE_BYTES = 1024 * 1024
 """Characters and bytes that a page of `scan_between` ends after."""
+SPLIT_ITEMS_MIN = 500
+"""Items of the smallest table that `split` divides."""
 BUSY_TIMEOUT_S = 5.0
 """How long to wait for another process that writes to the same file."""
 CHECKPOINT_PAGES = 4_000
@@ -195,7 +197,7 @@ class _Reader:
     def split(self, table: Table, parts: int) -> list[Key]:
         statements = _statements(self._tables, table)
         ((count,),) = self.rows(f'SELECT count(*) FROM "{table.name}"', ())  # noqa: S608
-        if parts < 2 or count < 2 * parts:
+        if count < SPLIT_ITEMS_MIN:
             return []
         return self.rows(statements.every(-(-count // parts)), ())[: parts - 1]
 
@@ -575,7 +577,10 @@ class SqliteStore(_Reads):
         )
 
     async def split(self, table: Table, parts: int) -> list[Key]:
-        """Up to `parts - 1` keys that divide the table into parts of about the same count."""
+        """Keys that divide the table into at most that many parts of about the same count.
+
+        None for a small table: it is one part.
+        """
         return await self._in_scan_thread(partial(self._scanner.split, table, parts))
 
     async def count(self, table: Table) -> int:
