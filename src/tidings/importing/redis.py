@@ -26,13 +26,14 @@ from tidings.chat.commands import Create, Hide, Mute, Read
 from tidings.chat.messages import ImportedMessage
 from tidings.chat.rows import Participation, RoomRow, participation_to_item, room_to_item
 from tidings.clock import Clock
-from tidings.conversations.journal import Journal
+from tidings.conversations.journal import Journal, Noted, place_of
+from tidings.conversations.lines import Line
 from tidings.conversations.mapping import Mapping
 from tidings.errors import Conflict
 from tidings.ids import IdMaker, pair_room_id
 from tidings.importing.redis_folding import Folded, Seat, fold
 from tidings.importing.redis_odd import Odd
-from tidings.importing.redis_source import RedisSource
+from tidings.importing.redis_source import Pair, Place, RedisSource, Side
 from tidings.importing.redis_staging import StagedRow, Staging
 from tidings.people.rows import UserRow, user_to_item
 from tidings.storage.interface import (
@@ -63,6 +64,8 @@ COMMITS_TOGETHER = 16
 """Conversations that go by the service's own commits at one time."""
 REMOVED_TOGETHER = 90
 OPERATIONS_TOGETHER = 1_000
+FIRST_PLACE = "0-0"
+"""Before every operation of a journal."""
 PACED_TOGETHER = 100
 """Items that a budget lets through together."""
 LOADING, LOADED = "loading", "loaded"
@@ -199,31 +202,81 @@ class RedisImport:
                 await self._put(ITEMS_TOGETHER)
                 show("Reading", source.members)
             await self._put(1)
+            await self._settle(source, staging)
+            await self._put(1)
             await self._load_lists(source, staging, show)
-            await self._settle(staging.noted)
         finally:
             staging.close()
 
-    async def _settle(self, noted: Callable[[str, str], tuple[int, int] | None]) -> None:
-        """Take what the import has seen the effect of out of the journal: it is here already."""
+    async def _settle(self, source: RedisSource, staging: Staging) -> None:
+        """Bring what was read at different moments to one, which is a place of the journal.
+
+        Then all operations up to there are here already, and go. Were they to go one conversation
+        at a time, the others would be carried out in another order than they were made.
+        """
+        journal = self._journal
+        if journal is None:
+            return
+        last, count = FIRST_PLACE, OPERATIONS_TOGETHER
+        while operations := await journal.read(OPERATIONS_TOGETHER, after=last):
+            if not all(_is_seen(each, staging) for each in operations):
+                break
+            last = operations[-1].id
+        while count == OPERATIONS_TOGETHER:
+            last, count, found = await source.changed(last, OPERATIONS_TOGETHER)
+            await self._take_again(staging, found, place_of(last))
+        await self._forget_seen(partial(_is_seen, staging=staging))
+
+    async def _take_again(
+        self,
+        staging: Staging,
+        found: Sequence[tuple[tuple[str, str], Pair | None]],
+        place: Place,
+    ) -> None:
+        now_ms = self._clock()
+        await self._put(1)
+        lines: list[StagedRow] = []
+        for (one, other), pair in found:
+            room_id = pair_room_id(one, other)
+            if staging.noted(one, room_id) is not None:
+                await self._clear_log(room_key(self._workspace, room_id))
+            if pair is None:  # it is on nobody's list
+                line = Pair((Side(one, 0.0, Line()), None), other, place)
+                folded = fold(self._mapping, line, now_ms, self._odd)
+                hidden = msgspec.structs.replace(folded.seats[0], is_hidden=True)
+                folded = msgspec.structs.replace(folded, seats=(hidden, folded.seats[1]))
+            else:
+                folded = fold(self._mapping, pair, now_ms, self._odd)
+            lines += self._take(folded)
+        staging.put(lines)
+        await self._put(ITEMS_TOGETHER)
+
+    async def _clear_log(self, room: str) -> None:
+        """Take away the log of a room that nobody sees yet."""
+        for table in (ENTRIES, RECEIPTS):
+            page = await self._store.query(table, room)
+            while page.items:
+                keys = [table.key(item) for item in page.items]
+                for start in range(0, len(keys), REMOVED_TOGETHER):
+                    part = keys[start : start + REMOVED_TOGETHER]
+                    await self._store.write(*[Delete(table, key) for key in part])
+                page = await self._store.query(table, room)
+
+    async def _forget_seen(self, is_seen: Callable[[Noted], bool]) -> None:
+        """Take the operations out of the journal whose effect is here already."""
         if self._journal is None:
             return
         after: str | None = None
         while operations := await self._journal.read(OPERATIONS_TOGETHER, after=after):
             after = operations[-1].id
-            seen = []
-            for each in operations:
-                one, other = each.operation.pair
-                newest = noted(one, pair_room_id(one, other))
-                if newest is not None and each.place <= newest:
-                    seen.append(each)
+            seen = [each for each in operations if is_seen(each)]
             if seen:
                 await self._journal.forget(seen)
                 self.report.operations_seen += len(seen)
 
     def _take(self, folded: Folded) -> list[StagedRow]:
         """Let the room with its log wait to be put; the lines of its two people."""
-        report, log, seats = self.report, folded.log, folded.seats
+        log, seats = folded.log, folded.seats
         key = room_key(self._workspace, folded.room_id)
         head = len(log)
         active_at = max(seats[0].active_at, seats[1].active_at)
@@ -273,16 +326,10 @@ class RedisImport:
                 for seq, said in enumerate(log, 1)
             ),
         )
-        report.rooms_made += 1
-        report.messages_added += head
-        report.unread_in_source += folded.unread_in_source
         return [self._line(folded, seat, peer) for seat, peer in (seats, seats[::-1])]
 
     def _line(self, folded: Folded, seat: Seat, peer: Seat) -> StagedRow:
-        report, head = self.report, len(folded.log)
-        report.unread_carried += seat.unread
-        report.lines_hidden += seat.is_hidden
-        report.lines_added += not seat.is_hidden
+        head = len(folded.log)
         row = Participation(
             room_id=folded.room_id,
             kind="direct",
@@ -296,7 +343,9 @@ class RedisImport:
             preview_seq=head,
             active_at=seat.active_at,
         )
-        return StagedRow(seat.user_id, seat.name, peer.name, seat.score, folded.noted, row)
+        return StagedRow(
+            seat.user_id, seat.name, peer.name, seat.score, folded.noted, seat.unread_in_source, row
+        )
 
     async def _load_lists(self, source: RedisSource, staging: Staging, show: Progress) -> None:
         people: dict[str, str] = {}
@@ -309,6 +358,7 @@ class RedisImport:
             for staged in staged_rows:
                 version += 1
                 name, row = staged.name, staged.row
+                self._count(staged)
                 row.feed = version
                 row.unread_feed = version if row.unread else None
                 row.marks = f"{version}:{row.counted_seq}"
@@ -334,6 +384,17 @@ class RedisImport:
                 show("Writing lists", done)
         await self._put_people(source, people, badges)
         await self._put(1)
+
+    def _count(self, staged: StagedRow) -> None:
+        """One of the two lines of a room, ready to be stored."""
+        report, row = self.report, staged.row
+        is_first = row.peer_id is None or staged.user_id < row.peer_id
+        report.rooms_made += is_first
+        report.messages_added += row.counted_seq if is_first else 0
+        report.lines_hidden += row.is_hidden
+        report.lines_added += not row.is_hidden
+        report.unread_in_source += staged.unread_in_source
+        report.unread_carried += row.unread
 
     async def _put_people(
         self, source: RedisSource, people: dict[str, str], badges: list[Item]
@@ -429,9 +490,9 @@ class RedisImport:
             async with asyncio.TaskGroup() as group:
                 for each in new:
                     group.create_task(self._commit(each, turns))
-            seen = {(s.user_id, each.room_id): each.noted for each in new for s in each.seats}
+            seen = {(seat.user_id, each.room_id): each.noted for each in new for seat in each.seats}
             if any(place > (0, 0) for place in seen.values()):
-                await self._settle(partial(_place, seen))
+                await self._forget_seen(partial(_is_among, seen=seen))
             show("Adding", source.members)
 
     async def _commit(self, folded: Folded, turns: asyncio.Semaphore) -> None:
@@ -451,8 +512,8 @@ class RedisImport:
             ]
             result = await self._chat.messages.import_entries(workspace, room_id, messages)
             report.messages_added += result.added
-            report.unread_in_source += folded.unread_in_source
             for seat in folded.seats:
+                report.unread_in_source += seat.unread_in_source
                 report.unread_carried += seat.unread
                 report.lines_hidden += seat.is_hidden
                 report.lines_added += not seat.is_hidden
@@ -464,7 +525,14 @@ class RedisImport:
                     await submit(workspace, room_id, Hide(seat.user_id, True))
 
 
-def _place(
-    seen: Places[tuple[str, str], tuple[int, int]], user_id: str, room_id: str
-) -> tuple[int, int] | None:
-    return seen.get((user_id, room_id))
+def _is_seen(noted: Noted, staging: Staging) -> bool:
+    """Whether the operation was made before its conversation was read."""
+    one, other = noted.operation.pair
+    place = staging.noted(one, pair_room_id(one, other))
+    return place is not None and noted.place <= place
+
+
+def _is_among(noted: Noted, seen: Places[tuple[str, str], Place]) -> bool:
+    one, other = noted.operation.pair
+    place = seen.get((one, pair_room_id(one, other)))
+    return place is not None and noted.place <= place

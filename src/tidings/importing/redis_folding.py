@@ -45,6 +45,7 @@ class Seat(msgspec.Struct, frozen=True):
     active_at: int
     read_seq: int
     unread: int
+    unread_in_source: int
     is_muted: bool
     is_hidden: bool
 
@@ -55,7 +56,6 @@ class Folded(msgspec.Struct, frozen=True):
     room_id: str
     log: list[Said]
     seats: tuple[Seat, Seat]
-    unread_in_source: int
     noted: tuple[int, int]
     """The last operation of the journal when it was read."""
 
@@ -97,6 +97,7 @@ def fold(mapping: Mapping, pair: Pair, now_ms: int, odd: Odd) -> Folded:
                 active_at=newest if is_hidden else times[side],
                 read_seq=read_seq,
                 unread=carried,
+                unread_in_source=unread[side],
                 is_muted=lines[side].is_muted,
                 is_hidden=is_hidden,
             )
@@ -105,7 +106,6 @@ def fold(mapping: Mapping, pair: Pair, now_ms: int, odd: Odd) -> Folded:
         room_id=pair_room_id(seats[0].user_id, seats[1].user_id),
         log=log,
         seats=(seats[0], seats[1]),
-        unread_in_source=sum(unread),
         noted=pair.noted,
     )
 

@@ -45,8 +45,8 @@ Place: TypeAlias = tuple[int, int]
 
 T = TypeVar("T")
 
-_READ_PAIRS = """
-local rules, owner, mine = cjson.decode(ARGV[1]), ARGV[2], tonumber(ARGV[3])
+_BEGINNING = """
+local rules = cjson.decode(ARGV[1])
 local function filled(pattern, own, other)
   local text = ''
   for _, part in ipairs(pattern) do
@@ -68,7 +68,18 @@ local function score(own, other)
   if type(reply) == 'table' then return false end
   return reply
 end
-local newest = {}
+local function pair(own, other, first, second)
+  local is_there = 1
+  if #rules.person > 0 then is_there = redis.call('EXISTS', filled(rules.person, other, '')) end
+  return {own, other, first, second, metadata(own, other), metadata(other, own), is_there}
+end
+"""
+"""ARGV[1] is the mapping: patterns as lists of texts and places."""
+
+_READ_PAIRS = (
+    _BEGINNING
+    + """
+local owner, mine, newest = ARGV[2], tonumber(ARGV[3]), {}
 if rules.journal ~= '' then
   newest = redis.pcall('XREVRANGE', rules.journal, '+', '-', 'COUNT', 1)
 end
@@ -76,23 +87,43 @@ local pairs = {newest[1] and newest[1][1] or '0-0'}
 for at = 4, #ARGV do
   local opponent = ARGV[at]
   local own, other = score(owner, opponent), score(opponent, owner)
-  if mine < 0 or (own and (at - 3 <= mine or not other)) then
-    local is_there = 1
-    if #rules.person > 0 then
-      is_there = redis.call('EXISTS', filled(rules.person, opponent, ''))
-    end
-    pairs[#pairs + 1] = {
-      at - 4, own, other, metadata(owner, opponent), metadata(opponent, owner), is_there
-    }
+  if own and (at - 3 <= mine or not other) then
+    pairs[#pairs + 1] = pair(owner, opponent, own, other)
   end
 end
 return pairs
 """
+)
 """Both sides of many conversations of one owner, at one moment, after the journal's place at it.
 
-ARGV: the patterns as JSON, the owner, how many opponents are the owner's to read, the opponents,
-those first. The others are read where they have no line themselves. Below 0: all are read, there
-or not."""
+ARGV: the owner, how many opponents are the owner's to read, the opponents, those first. The others
+are read where they have no line themselves."""
+
+_READ_CHANGED = (
+    _BEGINNING
+    + """
+local found, seen = {}, {}
+local operations = redis.call('XRANGE', rules.journal, '(' .. ARGV[2], '+', 'COUNT', ARGV[3])
+for _, operation in ipairs(operations) do
+  local told = cjson.decode(operation[2][2])
+  local own, other = told.owner, told.opponent
+  if told.message then own, other = told.message.sender_id, told.message.receiver_id end
+  if other < own then own, other = other, own end
+  local name = own .. ' ' .. other
+  if not seen[name] then
+    seen[name] = true
+    found[#found + 1] = pair(own, other, score(own, other), score(other, own))
+  end
+end
+local last = ARGV[2]
+if #operations > 0 then last = operations[#operations][1] end
+return {last, #operations, found}
+"""
+)
+"""The conversations of the next operations of the journal, on a list or not, at one moment.
+
+ARGV: the place after which they are, how many operations at most. Returns the last one's place,
+how many there were, and the conversations."""
 
 
 class Side(msgspec.Struct):
@@ -125,7 +156,7 @@ class RedisSource:
         self._odd = odd
         self._fields = [] if mapping.metadata is None else _fields(mapping)
         self._rules = _rules(mapping, [name.decode() for name in self._fields], journal_key)
-        self._sha: str | None = None
+        self._digests: dict[str, str] = {}
         self.owners = 0
         self.members = 0
         """Lines of all lists, as they were read."""
@@ -144,23 +175,21 @@ class RedisSource:
                         async for more in self._pages(key, owner, set(members), last_score):
                             yield await self._read([(owner, more)])
 
-    async def read_again(
-        self, pairs: Sequence[tuple[str, str]]
-    ) -> tuple[list[tuple[tuple[str, str], Pair | None]], Place]:
-        """These conversations, all at one moment, and the journal's place at it.
+    async def changed(
+        self, after: str, limit: int
+    ) -> tuple[str, int, list[tuple[tuple[str, str], Pair | None]]]:
+        """Where the next operations of the journal end, how many they are, and the conversations
+        that they changed, as they are at that moment.
 
-        None for one that is on nobody's list any more, or not to be taken.
+        None for one that is on nobody's list any more, or not to be taken. Fewer operations than
+        `limit` are all that there are at that moment.
         """
-        replies = await self._evaluate([(one, -1, [other]) for one, other in pairs], is_atomic=True)
-        found: list[tuple[tuple[str, str], Pair | None]] = []
-        for pair, reply in zip(pairs, replies, strict=True):
-            whole = self._pair(pair[0], pair[1], reply[0], reply[1])
-            found.append((pair, whole))
+        ((last, count, rows),) = await self._evaluate(_READ_CHANGED, [(after, limit)])
+        found = [((row[0].decode(), row[1].decode()), self._pair(last, row)) for row in rows]
         read = [pair for _, pair in found if pair is not None]
         if self._mapping.messages is not None and read:
             await self._read_messages(read)
-        place = place_of(replies[0][0].decode()) if replies else (0, 0)
-        return found, place
+        return last.decode(), count, found
 
     async def names(self, owners: Sequence[str]) -> list[str | None]:
         """What people are called, where the mapping says where that stands."""
@@ -272,7 +301,7 @@ class RedisSource:
 
     async def _read(self, lists: Sequence[tuple[str, Sequence[bytes]]]) -> list[Pair]:
         """The conversations of some lists that are to be read from these."""
-        asked: list[tuple[str, int, list[str]]] = []
+        asked: list[tuple[Any, ...]] = []
         for owner, members in lists:
             key = self._mapping.list_key(owner)
             named = [self._opponent(key, owner, member) for member in members]
@@ -280,39 +309,36 @@ class RedisSource:
             mine = [each for each in opponents if owner < each]
             others = [each for each in opponents if owner > each]
             if opponents:
-                asked.append((owner, len(mine), [*mine, *others]))
-        pairs = []
-        replies = await self._evaluate(asked)
-        for (owner, _, opponents), (noted, *rows) in zip(asked, replies, strict=True):
-            for row in rows:
-                pair = self._pair(owner, opponents[row[0]], noted, row)
-                if pair is not None:
-                    pairs.append(pair)
+                asked.append((owner, len(mine), *mine, *others))
+        replies = await self._evaluate(_READ_PAIRS, asked)
+        found = [self._pair(noted, row) for noted, *rows in replies for row in rows]
+        pairs = [pair for pair in found if pair is not None]
         if self._mapping.messages is not None and pairs:
             await self._read_messages(pairs)
         return pairs
 
-    async def _evaluate(
-        self, asked: Sequence[tuple[str, int, list[str]]], *, is_atomic: bool = False
-    ) -> list[Any]:
+    async def _evaluate(self, script: str, asked: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """What the script returns for each of the arguments."""
+
         async def read() -> list[Any]:
-            if self._sha is None:
-                self._sha = await self._redis.script_load(_READ_PAIRS)
-            async with self._redis.pipeline(transaction=is_atomic) as pipe:
-                for owner, mine, opponents in asked:
-                    pipe.evalsha(self._sha, 0, self._rules, owner, mine, *opponents)
+            if script not in self._digests:
+                self._digests[script] = await self._redis.script_load(script)
+            async with self._redis.pipeline(transaction=False) as pipe:
+                for arguments in asked:
+                    pipe.evalsha(self._digests[script], 0, self._rules, *arguments)
                 try:
                     replies: list[Any] = await pipe.execute()
                 except NoScriptError:  # the server was started anew
-                    self._sha = None
+                    self._digests.clear()
                     raise
             return replies
 
         return await self._patiently(read) if asked else []
 
-    def _pair(self, owner: str, opponent: str, noted: bytes, row: Sequence[Any]) -> Pair | None:
+    def _pair(self, noted: bytes, row: Sequence[Any]) -> Pair | None:
         """A conversation as the script returned it; the side that has a line comes first."""
-        _, own, other, own_raw, other_raw, is_there = row
+        owner, opponent = row[0].decode(), row[1].decode()
+        own, other, own_raw, other_raw, is_there = row[2:]
         if not is_there:
             member, key = self._mapping.member(opponent), self._mapping.list_key(owner)
             self._odd.add("member", member, "it is nobody", key, is_left_out=True)

@@ -29,6 +29,7 @@ class StagedRow(msgspec.Struct, frozen=True, array_like=True):
     score: float
     noted: tuple[int, int]
     """The last operation of the journal when it was read."""
+    unread_in_source: int
     row: Participation
 
 
