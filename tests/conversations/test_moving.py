@@ -7,6 +7,7 @@ import random
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
@@ -26,6 +27,7 @@ from tidings.conversations import (
     mend,
 )
 from tidings.conversations.stages import WrongStage
+from tidings.importing import redis_source
 
 pytestmark = needs_redis
 
@@ -115,6 +117,39 @@ async def test_whatever_is_done_while_lists_are_imported_is_there_once(
         assert report.operations_seen >= 50
         assert await differences(lists) == []
         assert (await lists.stages.journal.lost(), await lists.stages.journal.refused()) == (0, [])
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_lists_keep_their_order_though_conversations_are_read_one_after_the_other(
+    tmp_path: Path,
+    server: RedisServer,
+    redis: Redis,
+    site: Served,
+    seed: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    dice = random.Random(seed)
+    read = redis_source.RedisSource._read
+    numbers = iter(range(1000, 100_000))
+
+    async def read_and_act(self: Any, given: Any) -> Any:
+        found = await read(self, given)
+        for _ in range(5):
+            number = next(numbers)
+            await act(lists, dice, range(number, number + 1))
+        return found
+
+    monkeypatch.setattr(redis_source, "LISTS_TOGETHER", 1)
+    monkeypatch.setattr(redis_source.RedisSource, "_read", read_and_act)
+    async with moving(redis, site.client) as lists:
+        await act(lists, dice, range(100))
+        await lists.stages.change("noted")
+        report = await imported(tmp_path, server.url, is_noted=True)
+        assert report.operations_seen > 0
+        await act(lists, dice, range(200_000, 200_020))
+        await lists.stages.change("both")
+        await settled(lists)
+        assert await differences(lists) == []
 
 
 async def test_what_tidings_can_not_take_waits_in_its_order(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from tests.importing.redis_lists import MAPPING, Lists
 from tests.importing.redis_scene import imported
 from tests.redis_server import RedisServer, needs_redis, running_redis
 from tidings.clock import system_clock
+from tidings.conversations import MappingRefused, read_mapping
 from tidings.errors import Unavailable
 from tidings.importing import redis_source
 from tidings.storage.interface import Item
@@ -284,7 +286,7 @@ async def test_a_source_that_stays_away_is_said_to(
         await imported(tmp_path, server.url)
 
 
-async def test_a_mapping_that_says_nonsense_is_refused(tmp_path: Path, server: RedisServer) -> None:
+def test_a_mapping_that_says_nonsense_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "mapping.toml"
     for text, reason in (
         ("[lists]\n", "missing required field `key`"),
@@ -293,9 +295,26 @@ async def test_a_mapping_that_says_nonsense_is_refused(tmp_path: Path, server: R
         ("[lists", "Expected ']'"),
     ):
         file.write_text(text)
-        store = f"sqlite:///{tmp_path}/t.db"
-        outcome = run_tidings(
-            "import", "redis", str(file), "--source", server.url, "--store", store
-        )
+        with pytest.raises(MappingRefused, match=re.escape(reason)):
+            read_mapping(file)
+
+
+async def test_the_command_says_what_it_did_and_what_is_wrong(
+    tmp_path: Path, server: RedisServer, lists: Lists
+) -> None:
+    await lists.pair("ann", "ben", NOW_MS - 9000, unread=4)
+    file = tmp_path / "mapping.toml"
+    file.write_text(MAPPING)
+    importing = ("import", "redis", str(file), "--store", f"sqlite:///{tmp_path}/t.db", "--source")
+    outcome = run_tidings(*importing, server.url, "--json", "--budget", "100000")
+    assert outcome.code == 0, outcome.errors
+    report = json.loads(outcome.output)
+    assert (report["members"], report["lines_added"], report["unread_carried"]) == (2, 2, 4)
+    file.write_text("[lists]")
+    for arguments, reason in (
+        ((*importing, server.url), "missing required field `key`"),
+        ((*importing, "http://nowhere"), "redis://host:port/0"),
+    ):
+        outcome = run_tidings(*arguments)
         assert outcome.code == 2
         assert reason in outcome.errors

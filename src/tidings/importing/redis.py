@@ -146,6 +146,7 @@ class RedisImport:
         self._price = price
         self._waiting: dict[str, tuple[Table, list[Item]]] = {}
         self._role: wire.Role = "customer" if mapping.people is None else mapping.people.role
+        self._putting: asyncio.Task[None] | None = None
         self.report = Report()
 
     async def run(self, redis: Redis, progress: Progress | None = None) -> Report:
@@ -199,13 +200,14 @@ class RedisImport:
                     if not staging.has(folded.seats[0].user_id, folded.room_id):
                         lines += self._take(folded)
                 staging.put(lines)
-                await self._put(ITEMS_TOGETHER)
+                await self._put_beside()
                 show("Reading", source.members)
             await self._put(1)
             await self._settle(source, staging)
             await self._put(1)
             await self._load_lists(source, staging, show)
         finally:
+            await self._end_putting()
             staging.close()
 
     async def _settle(self, source: RedisSource, staging: Staging) -> None:
@@ -380,7 +382,7 @@ class RedisImport:
             if len(people) >= OWNERS_TOGETHER:
                 await self._put_people(source, people, badges)
                 people, badges = {}, []
-                await self._put(ITEMS_TOGETHER)
+                await self._put_beside()
                 show("Writing lists", done)
         await self._put_people(source, people, badges)
         await self._put(1)
@@ -437,8 +439,27 @@ class RedisImport:
     def _wait(self, table: Table, items: Iterable[Item]) -> None:
         self._waiting.setdefault(table.name, (table, []))[1].extend(items)
 
+    async def _put_beside(self) -> None:
+        """Put what is enough to be put together, while the next of it is made ready."""
+        if any(len(items) >= ITEMS_TOGETHER for _, items in self._waiting.values()):
+            if self._putting is not None:
+                await self._putting
+            self._putting = asyncio.create_task(self._put_waiting(ITEMS_TOGETHER))
+
+    async def _end_putting(self) -> None:
+        """Leave nothing running behind."""
+        if self._putting is not None:
+            self._putting.cancel()
+            await asyncio.wait([self._putting])
+
     async def _put(self, least: int) -> None:
-        """Put what waits of each table of which so much waits."""
+        """Put what waits of each table of which so much waits, after what is being put."""
+        if self._putting is not None:
+            await self._putting
+            self._putting = None
+        await self._put_waiting(least)
+
+    async def _put_waiting(self, least: int) -> None:
         for name, (table, items) in list(self._waiting.items()):
             if len(items) >= least:
                 del self._waiting[name]
