@@ -36,6 +36,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -206,9 +207,16 @@ def _filled(pattern: str, **values: str) -> bytes:
     return _PLACES.sub(lambda place: values[place[1]], pattern).encode()
 
 
+@lru_cache(maxsize=16)
+def _around(pattern: str) -> tuple[bytes, bytes]:
+    """What stands before and after the pattern's only place."""
+    before, _, after = _PLACES.sub("\0", pattern).encode().partition(b"\0")
+    return before, after
+
+
 def _between(pattern: str, text: bytes) -> bytes | None:
     """What stands in the pattern's only place; None where the text does not fit."""
-    before, _, after = _PLACES.sub("\0", pattern).encode().partition(b"\0")
+    before, after = _around(pattern)
     if len(text) <= len(before) + len(after):
         return None
     if not (text.startswith(before) and text.endswith(after)):
