@@ -75,6 +75,7 @@ async def test_it_comes_back_byte_for_byte(acme: Company, clock: FakeClock, tmp_
     manifest = await export_workspace(acme.store, "acme", exported)
     assert manifest.files["entries"].lines > 30
     assert manifest.files["blobs"].lines == 3
+    assert exported.stat().st_mode & 0o077 == 0
     assert {name for name, each in manifest.files.items() if not each.lines} == {"fanouts"}
     async with other_store(tmp_path / "other", clock) as store:
         outcome = await WorkspaceImport(store, clock, exported).run()

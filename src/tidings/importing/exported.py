@@ -157,6 +157,7 @@ LEFT_OUT = {
     "nodes": "live only while a service runs",
     "leases": "live only while a service runs",
     "presence": "lives only while a service runs",
+    "pushes": "belong to devices, which sign in anew",
     "schedule": "follows from the rooms",
     "moves": "the books of moves between stores",
 }

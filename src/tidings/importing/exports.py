@@ -66,6 +66,8 @@ from tidings.storage.tables import (
 
 PART_SUFFIX = ".part"
 """Ends the names of files that are not whole yet."""
+FOLDER_MODE = 0o700
+"""What a team has said is for whoever exports it alone, until they say otherwise."""
 WRITE_BUFFER_BYTES = 256 * 1024
 
 Progress: TypeAlias = Callable[[str, int, int], None]
@@ -296,7 +298,7 @@ def _preview(row: Participation, newest: Line | None) -> None:
 
 
 def _prepare(folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(FOLDER_MODE, parents=True, exist_ok=True)
     if any(folder.iterdir()):
         raise Conflict(f"{folder} is not empty.")
 

@@ -55,6 +55,7 @@ class Quarantine:
         if self.path is not None and self._lines < LINES_MAX:
             if self._file is None:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
+                self.path.touch(mode=0o600)  # what people wrote is in it
                 self._file = self.path.open("wb")
             self._file.write(self._encode(odd) + b"\n")
             self._lines += 1

@@ -104,9 +104,9 @@ class SlackZip:
         number = 0
         try:
             with self._zip.open(self._names[name]) as file:
-                for number, element in enumerate(_elements(file), start=1):
+                for number, element in enumerate(elements(file), start=1):
                     yield _found(f"{name}:{number}", element)
-        except _Broken as broken:
+        except Broken as broken:
             yield Found(f"{name}:{number + 1}", reason=str(broken), is_whole=False)
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
             reason = "the rest of the file is damaged in the zip"
@@ -151,14 +151,14 @@ def _checked(path: Path, infos: list[zipfile.ZipInfo]) -> dict[str, zipfile.ZipI
     return named
 
 
-class _Broken(Exception):
+class Broken(Exception):
     """The rest of a file is no JSON."""
 
 
-def _elements(file: IO[bytes]) -> Iterator[Any]:
+def elements(file: IO[bytes]) -> Iterator[Any]:
     """The elements of the list that is the whole of a file, each read when it is asked for.
 
-    Bytes that are not UTF-8 come as the surrogates that Python has for them. Raises _Broken.
+    Bytes that are not UTF-8 come as the surrogates that Python has for them. Raises Broken.
     """
     decode = codecs.getincrementaldecoder("utf-8-sig")("surrogateescape").decode
     scan = json.JSONDecoder().raw_decode
@@ -171,7 +171,7 @@ def _elements(file: IO[bytes]) -> Iterator[Any]:
                 raise ValueError("nothing more is there yet")
             if not is_begun:
                 if text[at] != "[":
-                    raise _Broken("the file is no list")
+                    raise Broken("the file is no list")
                 is_begun, is_first, at = True, True, at + 1
                 continue
             if text[at] == "]":
@@ -179,16 +179,16 @@ def _elements(file: IO[bytes]) -> Iterator[Any]:
             start = at
             if not is_first:
                 if text[at] != ",":
-                    raise _Broken("no comma after the record")
+                    raise Broken("no comma after the record")
                 start = _after_blanks(text, at + 1)
             element, end = scan(text, start)
         except RecursionError:
-            raise _Broken("a record that is nested too deeply") from None
+            raise Broken("a record that is nested too deeply") from None
         except ValueError:  # of the scanner: it ends within a record, or is none
             if is_end:
-                raise _Broken("the file ends within a record, or holds what is none") from None
+                raise Broken("the file ends within a record, or holds what is none") from None
             if len(text) - at > RECORD_CHARACTERS_MAX:
-                raise _Broken("a record that is too long, or is none") from None
+                raise Broken("a record that is too long, or is none") from None
             chunk = file.read(wanted)
             is_end = not chunk
             text, at = text[at:] + decode(chunk, is_end), 0
