@@ -162,6 +162,7 @@ LEFT_OUT = {
     "moves": "the books of moves between stores",
 }
 """Tables that are in no export, and why."""
+BYTES_LEFT_OUT = {"bytes of files": "stay on the shelf that --blobs names"}
 
 
 class Portion(msgspec.Struct, frozen=True):
@@ -179,6 +180,8 @@ class Manifest(msgspec.Struct, frozen=True):
     workspace: str
     files: dict[str, Portion]
     sha256: str = ""
+    left_out: dict[str, str] = {}
+    """For people: what is not in it, and why."""
     format: str = FORMAT
     version: int = VERSION
 

@@ -32,10 +32,12 @@ from tidings.errors import Conflict, NotFound
 from tidings.importing.exported import (
     BADGE,
     BLOB,
+    BYTES_LEFT_OUT,
     ENTRY,
     FANOUT,
     INBOX,
     KINDS,
+    LEFT_OUT,
     MANIFEST,
     MEMBER,
     RECEIPT,
@@ -108,7 +110,7 @@ async def _export(
         async with consistent(store) as view:
             await _Export(view, workspace, writings, scratch, progress).run()
     files = {name: writing.portion for name, writing in writings.items()}
-    return Manifest(workspace, files).sealed()
+    return Manifest(workspace, files, left_out=LEFT_OUT | BYTES_LEFT_OUT).sealed()
 
 
 class _Export:

@@ -184,11 +184,11 @@ class WorkspaceImport:
     async def _compare(self) -> None:
         """Raises Conflict unless the workspace in the store has the same export."""
         there = await reckon_workspace(self._store, self._manifest.workspace, self._progress)
-        if there == self._manifest:
-            return
         others = [
             name for name, portion in self._manifest.files.items() if there.files[name] != portion
         ]
+        if not others:
+            return
         raise Conflict(
             f"The workspace {self._manifest.workspace} is in this store already, and differs from"
             f" the export in {', '.join(others)}: nothing was changed."
