@@ -275,12 +275,14 @@ async def test_odd_records_are_told_and_the_rest_is_imported(store: Store, tmp_p
         message(16, ANN, "", blocks=[
             {"type": "rich_text", "elements": [{"type": "rich_text_section", "elements": [
                 {"type": "text", "text": "from "}, {"type": "text", "text": "blocks"}]}]}]),
+        message(17, ANN, "", attachments=[{"title": 5, "text": "still read"}, 7], edited=None),
         whole[2],
     )  # fmt: skip
-    export.users += [user(ANN, "ann again"), {"id": 7}, "nobody"]
+    export.users += [user(ANN, "ann again"), {"id": 7}, "nobody", {"id": "U0NIL", "profile": None}]
     export.lists["channels"] += [
         conversation(GENERAL, "general", [ANN]),
         conversation("C0GHOST", "ghosts", ["U0GHOST", ANN]),
+        {"id": "C0NIL", "name": "nil", "created": None, "creator": None, "members": None},
     ]
     export.files["lost/2024-01-01.json"] = json.dumps([message(1, ANN, "in no list")]).encode()
     export.files["general/2024-01-02.json"] = b'[{"type": "message", "ts": "1700009999.0", "user"'
@@ -302,6 +304,7 @@ async def test_odd_records_are_told_and_the_rest_is_imported(store: Store, tmp_p
         (ANN, "something new"),
         (ANN, "half a \N{REPLACEMENT CHARACTER} character"),
         (ANN, "from blocks"),
+        (ANN, "still read"),
         (BEN, "last"),
         (BEN, "café"),
     ]

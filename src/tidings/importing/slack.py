@@ -270,7 +270,7 @@ class SlackImport:
                 is_bot = slack_id in bots
                 everybody[slack_id] = SlackUser(slack_id, name, is_bot=is_bot, is_restricted=True)
         for place in places:
-            for slack_id in place.conversation.members:
+            for slack_id in place.conversation.members or ():
                 if slack_id not in everybody:
                     self._odd.add("member", slack_id, "in no list of users, made with that name")
                     everybody[slack_id] = SlackUser(slack_id, is_restricted=True)
@@ -306,7 +306,7 @@ class SlackImport:
 
     def _room(self, place: _Place) -> RoomRecord:
         conversation, people = place.conversation, self._people
-        members = list(dict.fromkeys(conversation.members))
+        members = list(dict.fromkeys(conversation.members or ()))
         is_pair = place.kind == "dms" and len(members) == 2
         if not is_pair:
             members += sorted(bot for bot in place.bots if bot not in members)
@@ -321,7 +321,7 @@ class SlackImport:
             members=tuple(MemberRecord(each, read_at=read_at) for each in ids),
             title=None if is_pair else name or conversation.id,
             scope=None if is_pair else "public" if place.kind == "channels" else "private",
-            created_at=conversation.created * 1000 or None,
+            created_at=(conversation.created or 0) * 1000 or None,
             created_by=next(iter(people.ids([conversation.creator])), None),
         )
 

@@ -86,7 +86,7 @@ class SlackUser(msgspec.Struct, frozen=True):
     id: str
     name: str | None = None
     real_name: str | None = None
-    profile: Profile = Profile()
+    profile: Profile | None = None
     deleted: bool = False
     is_bot: bool = False
     is_restricted: bool = False
@@ -98,9 +98,9 @@ class Conversation(msgspec.Struct, frozen=True):
 
     id: str
     name: str | None = None
-    created: int = 0
+    created: int | None = None
     creator: str | None = None
-    members: list[str] = []
+    members: list[str] | None = None
 
 
 class Edited(msgspec.Struct, frozen=True):
@@ -128,16 +128,6 @@ class File(msgspec.Struct, frozen=True):
     permalink: str | None = None
 
 
-class Attachment(msgspec.Struct, frozen=True):
-    """What an app has attached to its message."""
-
-    pretext: str | None = None
-    title: str | None = None
-    title_link: str | None = None
-    text: str | None = None
-    fallback: str | None = None
-
-
 class SlackMessage(msgspec.Struct, frozen=True):
     """An element of a day's file."""
 
@@ -152,7 +142,8 @@ class SlackMessage(msgspec.Struct, frozen=True):
     edited: Edited | None = None
     reactions: list[Reaction] | None = None
     files: list[File] | None = None
-    attachments: list[Attachment] | None = None
+    attachments: Any = None
+    """Of other programs' making, as the blocks are: whatever of them is no text is passed over."""
     blocks: Any = None
     user_profile: Profile | None = None
     bot_profile: Profile | None = None
@@ -209,11 +200,12 @@ def user_record(user: SlackUser, user_id: str) -> UserRecord:
         role = "bot"
     elif user.is_restricted or user.is_ultra_restricted:
         role = "customer"
+    profile = user.profile or Profile()
     try:
-        email = msgspec.convert(user.profile.email, wire.Email | None)
+        email = msgspec.convert(profile.email, wire.Email | None)
     except msgspec.ValidationError:
         email = None
-    name = name_of(user.profile, user.real_name) or user.name or user.id
+    name = name_of(profile, user.real_name) or user.name or user.id
     return UserRecord(user_id, name, role, email, {"slack_id": user.id})
 
 
@@ -336,13 +328,19 @@ def _text(message: SlackMessage) -> str:
     if text and message.subtype != "bot_message":
         return text
     lines = [text]
-    for attached in message.attachments or ():
-        titled = attached.title
-        if titled and attached.title_link:
-            titled = f"{titled} ({attached.title_link})"
-        found = [attached.pretext, titled, attached.text]
-        lines += [line for line in found if line] or [attached.fallback or ""]
+    attachments = message.attachments if isinstance(message.attachments, list) else []
+    for attached in attachments:
+        lines += _attached(attached) if isinstance(attached, dict) else []
     return "\n".join(line for line in lines if line) or text_of_blocks(message.blocks)
+
+
+def _attached(attached: dict[str, Any]) -> list[str]:
+    """The lines of what an app has attached to its message."""
+    words = {name: text for name, text in attached.items() if isinstance(text, str) and text}
+    if "title" in words and "title_link" in words:
+        words["title"] += f" ({words['title_link']})"
+    lines = [words[name] for name in ("pretext", "title", "text") if name in words]
+    return lines or [words.get("fallback", "")]
 
 
 def _linked(file: File) -> dict[str, Any]:
