@@ -30,7 +30,16 @@ from tidings.importing.workspaces import WorkspaceImport
 from tidings.people.rows import hash_token
 from tidings.storage.interface import Put, Store, Table
 from tidings.storage.sqlite import SqliteStore
-from tidings.storage.tables import BADGES, ENTRIES, ROOMS, SCHEDULE, TABLES, TOKENS, WORKSPACES
+from tidings.storage.tables import (
+    BADGES,
+    ENTRIES,
+    RECEIPTS,
+    ROOMS,
+    SCHEDULE,
+    TABLES,
+    TOKENS,
+    WORKSPACES,
+)
 
 STORES = BOTH_STORES
 
@@ -194,6 +203,30 @@ async def test_it_is_sound_whatever_is_written_meanwhile(
     async with other_store(tmp_path / "other", clock) as store:
         await WorkspaceImport(store, clock, folder).run()
         assert await reckon_workspace(store, "acme") == manifest
+
+
+async def test_somebody_is_erased_between_a_log_and_its_receipts(
+    clock: FakeClock, tmp_path: Path
+) -> None:
+    folder = tmp_path / "exported"
+    async with other_store(tmp_path / "busy", clock) as engine, company(engine, clock) as acme:
+        await live_through(acme)
+
+        class Erasing(Unstill):
+            is_done = False
+
+            async def travel(self, way: Way, action: Action, table: Table | None) -> None:
+                if table is RECEIPTS and not self.is_done:
+                    self.is_done = True
+                    await acme.people.users.delete(KEY, "max", erase=True)
+                    await acme.chat.erasures.erase("acme", "max")
+
+        store = Erasing(engine)
+        await export_workspace(store, "acme", folder)
+        assert store.is_done
+    assert b"Number" not in (folder / "entries.jsonl").read_bytes()
+    async with other_store(tmp_path / "other", clock) as store_after:
+        await WorkspaceImport(store_after, clock, folder).run()
 
 
 async def test_a_room_that_is_still_being_made_is_made_on(clock: FakeClock, tmp_path: Path) -> None:
