@@ -24,6 +24,18 @@ ROOMS = """() => Object.fromEntries(tidings.rooms.map(
     ({room_id, head, unread, mentions, position}) =>
         [room_id, {head, unread, mentions, position}]))"""
 """Rooms by id, as the page knows them."""
+SPOIL_CURSOR = """async () => {
+    const [{name}] = await indexedDB.databases();
+    const done = (request) => new Promise((resolve) => {
+        request.onsuccess = () => resolve(request.result);
+    });
+    const database = await done(indexedDB.open(name));
+    const meta = database.transaction("meta", "readwrite").objectStore("meta");
+    const state = await done(meta.get("state"));
+    await done(meta.put({...state, cursor: "nowhere"}, "state"));
+    database.close();
+}"""
+"""What a service whose store was restored would do to a browser that it knew."""
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
@@ -142,6 +154,28 @@ async def test_what_is_written_while_the_service_is_killed_arrives_once(house: H
         await reader.see("(room) => look(room)", room.id)
         await reader.until("() => view.entries.length === 23")
         assert await reader.texts() == texts
+
+
+async def test_a_planned_stop_is_waited_for_and_a_lost_place_found_anew(house: House) -> None:
+    ike, jan = await house.person("ike"), await house.person("jan")
+    room = await house.server.create_room("direct", members=["ike", "jan"])
+    await jan.post_message(room.id, "before")
+    async with house.context() as context:
+        tab = await house.open(context, token=await house.token("ike"))
+        await tab.live()
+        await house.node.restart()
+        await jan.post_message(room.id, "after the stop")
+        await assert_same(tab, ike)
+        await tab.see("() => tidings.close()")
+        await tab.see(SPOIL_CURSOR)
+        await house.reload(tab)
+        await tab.write(room.id, "from a place that the service does not know")
+        await tab.until("() => tidings.outgoing.length === 0")
+        await assert_same(tab, ike)
+        await tab.see("(room) => look(room)", room.id)
+        await tab.until("() => view.entries.length === 3")
+        await jan.edit_message(room.id, 1, "before, edited")
+        await tab.until("() => view.entries[0].text === 'before, edited'")
 
 
 async def test_the_network_goes_away_and_comes_back(house: House) -> None:

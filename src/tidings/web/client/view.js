@@ -9,6 +9,7 @@
 import { at } from "./calls.js";
 import { Unreachable } from "./problems.js";
 import { namedBy } from "./rooms.js";
+import { ENTRIES_STORED_MAX } from "./store.js";
 
 /** Entries in one window; past it those at the other end are let go. */
 export const WINDOW_ENTRIES_MAX = 400;
@@ -167,13 +168,21 @@ export class RoomView {
     const query = { before, after, limit };
     const path = at`/v1/rooms/${this.room_id}/messages`;
     const { items, head } = await this.context.calls.call("GET", path, { query });
-    this.context.propose([{ type: "history", room_id: this.room_id, items, head }]);
+    this.#keep(items, head);
     if (after === undefined) {
       this.#join(items, true);
       this.hasBefore = items.length === limit && this.#low > 1;
     } else {
       this.#join(items, false);
       this.hasAfter = this.#high < head && items.length === limit;
+    }
+  }
+
+  /** What is new enough for the store goes there, by the tab that leads. */
+  #keep(entries, head) {
+    const items = entries.filter(({ seq }) => seq > head - ENTRIES_STORED_MAX);
+    if (items.length) {
+      this.context.propose([{ type: "history", room_id: this.room_id, items, head }]);
     }
   }
 
