@@ -231,6 +231,7 @@ async def open_app(
             name_of=name_of,
         )
         cluster.nodes.on_gone.append(pushes.sweep_soon)
+        hub.presence.on_gone.append(pushes.on_disconnected)
         syncs = Syncs(store, cursors, people.credentials, hub)
         sockets = Sockets(hub, syncs, chat.messages, chat.rooms, people.credentials, people.limits)
         unfinished = Unfinished()

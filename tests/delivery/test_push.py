@@ -22,8 +22,8 @@ from tests.api.conftest import (
 )
 from tests.delivery.push_service import Browser, PushService, push_service
 from tidings.cluster import nodes
-from tidings.delivery import push
-from tidings.storage.tables import PUSHES, user_key
+from tidings.delivery import presence, push
+from tidings.storage.tables import PUSHES, SESSIONS, user_key
 
 __all__ = ["open_site", "pytest_asyncio_loop_factories", "store_url"]
 
@@ -266,6 +266,34 @@ async def test_what_a_service_did_not_push_before_its_end_the_next_one_does(
 
         await soon(is_noted)
         assert await site.service.pushes.sweep() == 0, "it is known what was told"
+
+
+async def test_what_a_broken_connection_did_not_bring_is_pushed(
+    site: Site, far: PushService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(presence, "OFFLINE_AFTER_S", 0.0)
+    ann, deaf, careful, away = [await person(site, each) for each in ("ann", "ben", "eve", "cal")]
+    for each, name in ((deaf, "deaf"), (careful, "careful"), (away, "away")):
+        await each.subscribe(far.browser(name))
+    async with deaf.connected(), careful.connected() as socket:
+        for each in (careful, deaf, away):
+            await ann.post(await direct(ann, each), "hello")
+        while (told := await socket.receive_json())["type"] != "entry":
+            pass
+        await socket.send_json({"type": "seen", "cursor": told["cursor"]})
+        key = (user_key(site.workspace, "eve"), careful.session_id)
+
+        async def is_acknowledged() -> bool:
+            session = await site.service.store.get(SESSIONS, key)
+            return session is not None and session["cursor"] == told["cursor"]
+
+        await soon(is_acknowledged)
+        await far.until(lambda: far.to("away"))
+        assert len(far.pushes) == 1, "the others seem to be connected"
+    await far.until(lambda: len(far.pushes) == 2)
+    pushed = far.pushes[1]
+    assert (pushed.device, pushed.body["type"]) == ("deaf", "badge")
+    assert pushed.body["total"]["unread"] == 1
 
 
 async def test_of_several_nodes_the_one_that_committed_pushes(

@@ -59,6 +59,8 @@ class Presence:
         self._announced: set[_User] = set()
         self._changed: dict[_User, None] = {}
         self._has_changes = asyncio.Event()
+        self.on_gone: list[Callable[[Device], None]] = []
+        """Each hears of a device that is not connected to this node any more."""
         bus.on(PRESENCE_TOPIC, self._take)
 
     @property
@@ -119,6 +121,8 @@ class Presence:
             if self._whereabouts is not None:
                 self._whereabouts.go(device)
             self._note((workspace, user_id))
+            for tell in self.on_gone:
+                tell(device)
         if self._whereabouts is not None:
             self._whereabouts.look()
 

@@ -35,6 +35,7 @@ from tidings.delivery.push_senders import (
     Subscription,
     TryLater,
 )
+from tidings.delivery.whereabouts import Device
 from tidings.errors import Forbidden, NotFound, TidingsError, ValidationFailed
 from tidings.metrics import Metrics
 from tidings.people.callers import Caller
@@ -110,6 +111,8 @@ class _Noted(msgspec.Struct):
     due_s: float
     rooms: dict[str, wire.Entry | None] = {}
     """The newest message in each room; None where the room was read, or left."""
+    disconnected: set[str] = set()
+    """Sessions that were connected, and may not have got what was last told them."""
 
 
 class Pushes:
@@ -215,21 +218,42 @@ class Pushes:
             return
         for update in updates:
             user = (workspace, update.user_id)
-            believed_until_s = self._nobodies.get(user)
-            if believed_until_s is not None and believed_until_s > self._monotonic():
+            if self._is_nobody(user):
                 continue
             for room in update.rooms:
                 message = _message_in(room, update.user_id)
                 if message is not None or room.is_read_moved or room.is_left:
                     self._note(user, room.room_id, message)
 
-    def _note(self, user: _User, room_id: str, message: wire.Entry | None) -> None:
+    def on_disconnected(self, device: Device) -> None:
+        """A device was connected to this node and is no more (`Presence.on_gone`).
+
+        A connection that broke may have looked whole for a while: what was sent into it then, and
+        not acknowledged, is pushed.
+        """
+        workspace, user_id, session_id = device
+        user = (workspace, user_id)
+        if self._senders and not self._is_nobody(user):
+            noted = self._waiting(user)
+            if noted is not None:
+                noted.disconnected.add(session_id)
+
+    def _is_nobody(self, user: _User) -> bool:
+        believed_until_s = self._nobodies.get(user)
+        return believed_until_s is not None and believed_until_s > self._monotonic()
+
+    def _waiting(self, user: _User) -> _Noted | None:
+        """What waits for the user; None where too many wait."""
         noted = self._noted.get(user)
-        if noted is None:
-            if len(self._noted) >= USERS_WAITING_MAX:
-                return
+        if noted is None and len(self._noted) < USERS_WAITING_MAX:
             noted = self._noted[user] = _Noted(self._monotonic() + PAUSE_S)
             self._has_noted.set()
+        return noted
+
+    def _note(self, user: _User, room_id: str, message: wire.Entry | None) -> None:
+        noted = self._waiting(user)
+        if noted is None:
+            return
         noted.rooms.pop(room_id, None)
         noted.rooms[room_id] = message
         if len(noted.rooms) > ROOMS_MAX:
@@ -306,6 +330,10 @@ class Pushes:
         away = [each for each in subscriptions if each.session_id not in online]
         away = await self._still_signed_in(away)
         if not away:
+            return
+        if not noted.rooms:
+            lost = [each for each in away if each.session_id in noted.disconnected]
+            await asyncio.gather(*map(self._catch_up, lost))
             return
         badge = badge_from_item(await self._store.get(BADGES, (user_key(*user),)))
         notices: list[Notice] = []
@@ -385,7 +413,7 @@ class Pushes:
                 await self._change(subscription, None)
         return [each for each, session in zip(away, found, strict=True) if session is not None]
 
-    # What nodes that died did not push
+    # What nodes that died did not push, and what connections that broke did not bring
 
     async def _keep_sweeping(self) -> None:
         while True:
