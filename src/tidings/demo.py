@@ -135,9 +135,10 @@ def _show(credentials: Credentials, url: str, folder: Path) -> None:
     lines = (
         ("every call, to try", f"{url}/docs"),
         ("OpenAPI", f"{url}/openapi.json"),
+        ("what the service does, live", f"{url}/ops"),
         ("API key", credentials.api_key),
         ("publishable key", credentials.publishable_key),
-        ("operator key, for /metrics", credentials.operator_key),
+        ("operator key, for /ops and /metrics", credentials.operator_key),
         ("Ines's inbox", f"curl -s {url}/v1/inbox {authorization}"),
         ("her badge", f"curl -s {url}/v1/badge {authorization}"),
         ("who waits", f'curl -s "{url}/v1/rooms?kind=support&assignee_id=none" {authorization}'),
