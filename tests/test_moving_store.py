@@ -9,31 +9,33 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    contextmanager,
+    suppress,
+)
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.engines import dynamo_tables
 from tests.storage import moved
 from tests.storage.contract import SetClock, scan_all
-from tests.storage.moved import SOURCE, Mover, files
+from tests.storage.moved import SOURCE, TARGET, Mover, OpenBare, files
 from tests.storage.suspending import SuspendingStore
+from tidings.clock import Clock
 from tidings.errors import Unavailable
 from tidings.storage import moves
-from tidings.storage.interface import (
-    Absent,
-    ConditionFailed,
-    Equals,
-    Put,
-    Table,
-    Update,
-)
+from tidings.storage.dynamodb import DynamoStore
+from tidings.storage.interface import Absent, ConditionFailed, Equals, Put, Store, Table, Update
 from tidings.storage.moves import MoveChanged
 from tidings.storage.moving import MovingStore
 from tidings.storage.sqlite import SqliteStore
 from tidings.storage.standing import Stack
-from tidings.storage.tables import BADGES, ENTRIES
+from tidings.storage.tables import BADGES, ENTRIES, MOVES
 
 ROOMS_WRITTEN = 3
 PROCESSES = 3
@@ -96,16 +98,17 @@ class Process:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, folder: Path, name: str, seed: int) -> AsyncIterator[Process]:
+    async def open(
+        cls, open_bare: OpenBare, name: str, slots: int, seed: int
+    ) -> AsyncIterator[Process]:
         freezer = Freezer()
-        open_bare = files(folder)
 
         @asynccontextmanager
         async def opening(url: str) -> AsyncIterator[Stack]:
             async with open_bare(url, SetClock()) as engine:
-                assert isinstance(engine, SqliteStore)
-                far = FreezableStore(engine, freezer, seed)
-                yield Stack(far, far, slots=2)
+                if isinstance(engine, SqliteStore):
+                    engine = FreezableStore(engine, freezer, seed)
+                yield Stack(engine, engine, slots=slots)
 
         store = await MovingStore.open(SOURCE, opening)
         yield cls(store, name, freezer)
@@ -166,12 +169,14 @@ class World:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, folder: Path, seed: int) -> AsyncIterator[World]:
+    async def open(cls, open_bare: OpenBare, seed: int, slots: int = 2) -> AsyncIterator[World]:
         chance = random.Random(seed)
         async with AsyncExitStack() as stack:
-            mover = await stack.enter_async_context(Mover.open(files(folder)))
+            mover = await stack.enter_async_context(Mover.open(open_bare))
             processes = [
-                await stack.enter_async_context(Process.open(folder, f"p{number}", seed + number))
+                await stack.enter_async_context(
+                    Process.open(open_bare, f"p{number}", slots, seed + number)
+                )
                 for number in range(PROCESSES)
             ]
             yield cls(mover, processes, chance)
@@ -238,7 +243,7 @@ class World:
 
 @pytest.mark.parametrize("seed", range(3))
 async def test_whoever_moves_dies_at_any_time(tmp_path: Path, seed: int) -> None:
-    async with World.open(tmp_path, seed) as world:
+    async with World.open(files(tmp_path), seed) as world:
         world.start()
         for _ in range(3):
             await world.step_or_die()
@@ -251,7 +256,7 @@ async def test_whoever_moves_dies_at_any_time(tmp_path: Path, seed: int) -> None
 @pytest.mark.parametrize("seed", range(3))
 async def test_a_process_is_frozen_across_the_switch(tmp_path: Path, seed: int) -> None:
     """What it had under way is refused by the old store, and done on the new one when it wakes."""
-    async with World.open(tmp_path, seed) as world:
+    async with World.open(files(tmp_path), seed) as world:
         world.start()
         for _ in range(3):
             await world.mover.begin(known=PROCESSES)
@@ -266,3 +271,29 @@ async def test_a_process_is_frozen_across_the_switch(tmp_path: Path, seed: int) 
                     assert len(sleeper.acknowledged) == done
         await world.stop()
         await world.check()
+
+
+@pytest.mark.slow
+async def test_to_dynamodb_and_back(tmp_path: Path) -> None:
+    """With more sets under way than guards, none of which are shared there."""
+    async with dynamo_tables([BADGES, ENTRIES, MOVES]) as address:
+        source = files(tmp_path)
+
+        def open_bare(url: str, clock: Clock) -> AbstractAsyncContextManager[Store]:
+            if url == TARGET:
+                return DynamoStore.open(address, clock=clock, tables=[BADGES, ENTRIES, MOVES])
+            return source(url, clock)
+
+        async with World.open(open_bare, seed=1, slots=4) as world:
+            world.mover.tables = [ENTRIES, BADGES]
+            world.start()
+            await world.mover.begin(known=PROCESSES)
+            await world.mover.switch()
+            rooms = [Put(BADGES, {"user": f"other_{number}"}) for number in range(20)]
+            await asyncio.gather(*map(world.processes[0].store.write, rooms))
+            await world.mover.switch()
+            await world.stop()
+            await world.check()
+            for room in rooms:
+                assert await world.mover.pair.source.get(BADGES, (room.item["user"],)) is not None
+            assert not any(process.unknown for process in world.processes)

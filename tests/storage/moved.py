@@ -71,7 +71,7 @@ class Mover:
 
     def __init__(self, pair: Pair, tables: Sequence[Table] = TABLES) -> None:
         self.pair = pair
-        self._tables = [table for table in tables if table != MOVES]
+        self.tables = [table for table in tables if table != MOVES]
 
     @classmethod
     @asynccontextmanager
@@ -130,7 +130,7 @@ class Mover:
         lane = await there.get(MOVES, LANE)
         assert lane is not None
         fence = Check(MOVES, LANE, (Equals("fence", lane["fence"]),))
-        for table in self._tables:
+        for table in self.tables:
             wanted = {table.key(item): item for item in await scan_all(here, table)}
             found = {table.key(item): item for item in await scan_all(there, table)}
             changes: list[Write] = [
