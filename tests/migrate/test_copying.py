@@ -343,17 +343,24 @@ async def test_what_arrives_late_before_the_next_write_is_noticed(stage: Stage) 
 
 
 async def test_nothing_passes_a_gate_that_was_closed(stage: Stage) -> None:
+    await stage.capture.begin()
     await fill(stage.source, rooms=3, entries=3)
     held = HeldStore(stage.destination)
-    backfill = stage.backfill(Someone(), held)
+    backfill = stage.backfill(Someone("asleep"), held)
     await backfill.plan()
-    with held.holding("request", "write", ROOMS), held.holding("request", "write") as write:
+    follow = stage.follow(Someone("asleep"), held)
+    await follow.take_over()
+    with held.holding("request", "write") as claim, held.holding("request", "write") as copy:
         run = asyncio.ensure_future(backfill.run())
-        await write.is_there.wait()
+        await claim.is_there.wait()
+        step = asyncio.ensure_future(follow.step())
+        await copy.is_there.wait()
         await retire(stage.destination, NAME)
+        await retire(stage.destination, FOLLOWING)
         kept = await contents(stage.destination)
-    with pytest.raises(Stale):
-        await run
+    for sleeper in (run, step):
+        with pytest.raises(Stale):
+            await sleeper
     assert await contents(stage.destination) == kept
     with pytest.raises(Stale):
         await stage.backfill(Someone("late")).run()
