@@ -15,7 +15,9 @@ from unittest.mock import patch
 import aiohttp
 import msgspec
 from aiohttp import web
+from yarl import URL
 
+from tests.delivery.push_service import Browser
 from tests.storage.contract import SetClock
 from tidings import wire
 from tidings.api.exchanges import EXCHANGE
@@ -118,10 +120,10 @@ class Till:
             token = self.key if by is None else await self.token(by)
             headers["Authorization"] = f"Bearer {token}"
         async with self._http.request(
-            method, self.url + path, json=body, headers=headers
+            method, self.url + path, json=body, headers=headers, allow_redirects=False
         ) as answer:
             raw = await answer.read()
-            assert answer.status < 300, (method, path, answer.status, raw)
+            assert answer.status < 400, (method, path, answer.status, raw)
             meter = self._meters.pop(answer.headers["X-Request-Id"])
         return (msgspec.json.decode(raw) if raw else None), meter
 
@@ -160,7 +162,9 @@ async def open_till(
     folder: Path, clock: SetClock, known: Till | None = None
 ) -> AsyncIterator[Till]:
     """A service on the store in the folder; with `known` the same callers as that one's."""
-    settings = Settings(store=f"sqlite:///{folder / 'costs.db'}", rate_limit="off")
+    settings = Settings(
+        store=f"sqlite:///{folder / 'costs.db'}", blobs=f"file:{folder / 'files'}", rate_limit="off"
+    )
     timeout = aiohttp.ClientTimeout(total=DEADLINE_S)
     async with (
         open_app(settings, clock=clock) as service,
@@ -217,6 +221,7 @@ async def _measure(folder: Path, clock: SetClock) -> Book:
 
 ROOMS_ = "POST /v1/rooms"
 ROOM = "/v1/rooms/{room_id}"
+PUSHED = "/v1/sessions/{session_id}/push"
 MESSAGES = f"POST {ROOM}/messages"
 
 
@@ -397,6 +402,40 @@ async def _elsewhere(till: Till) -> AsyncIterator[tuple[str, str, Meter]]:
     await call("GET", "/v1/nodes", by="operator")
     _, listed = await call("GET", "/v1/nodes", by="operator")
     yield "GET /v1/nodes", "", listed
+    async for line in _files_and_pushes(till):
+        yield line
+
+
+async def _files_and_pushes(till: Till) -> AsyncIterator[tuple[str, str, Meter]]:
+    """What a file costs on its way, and where a device is pushed to."""
+    price, call = till.price, till.call
+    body: Any = {"name": "letter.txt", "type": "text/plain", "size": len(msgspec.json.encode(TEXT))}
+    yield "POST /v1/blobs", "", await price("POST", "/v1/blobs", body, by="ann")
+    made, _ = await call("POST", "/v1/blobs", body, by="ann")
+    upload = URL(made["upload"]["url"]).raw_path
+    yield "PUT /v1/uploads/{ticket}", "", await price("PUT", upload, TEXT, by=NOBODY)
+    room = {"kind": "direct", "member_ids": ["ann", "cat"]}
+    room_id = (await call("POST", "/v1/rooms", room))[0]["id"]
+    path = f"/v1/rooms/{room_id}/messages"
+    await call("POST", path, till.message(), by="ann")
+    plain = await price("POST", path, till.message(), by="ann")
+    yield MESSAGES, "between two, one more", plain
+    message = till.message() | {"blobs": [made["blob_id"]]}
+    yield MESSAGES, "the same with a file", await price("POST", path, message, by="ann")
+    blob = f"/v1/blobs/{made['blob_id']}"
+    where = f"?room_id={room_id}"
+    yield "GET /v1/blobs/{blob_id}", "in a room", await price("GET", blob + where, by="cat")
+    link = await price("GET", f"{blob}/link{where}", by="cat")
+    yield "GET /v1/blobs/{blob_id}/link", "in a room", link
+    download = URL((await call("GET", f"{blob}/link{where}", by="cat"))[0]["url"]).raw_path
+    yield "GET /v1/downloads/{ticket}", "", await price("GET", download, by=NOBODY)
+
+    yield "GET /v1/push", "", await price("GET", "/v1/push", by="cat")
+    sessions, _ = await call("GET", "/v1/sessions", by="cat")
+    pushed = f"/v1/sessions/{sessions['items'][0]['session_id']}/push"
+    body = Browser("phone", "https://push.example.com/1").subscription
+    yield f"PUT {PUSHED}", "", await price("PUT", pushed, body, by="cat")
+    yield f"DELETE {PUSHED}", "", await price("DELETE", pushed, by="cat")
 
 
 async def _with_what_follows(folder: Path, size: int) -> AsyncIterator[tuple[str, str, Meter]]:

@@ -14,7 +14,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from hashlib import blake2b
 from typing import Any, Protocol, TypeAlias
 
 import msgspec
@@ -22,12 +21,17 @@ import structlog
 
 from tidings import wire
 from tidings.chat.rows import BadgeRow, badge_from_item
-from tidings.chat.updates import RoomUpdate, UserUpdate
+from tidings.chat.updates import UserUpdate
 from tidings.cursors import Cursors
 from tidings.delivery import queues
 from tidings.delivery.bus import Bus
+from tidings.delivery.push_notices import (
+    badge_notice,
+    message_in,
+    message_notice,
+    read_notice,
+)
 from tidings.delivery.push_senders import (
-    BODY_BYTES_MAX,
     Gone,
     Notice,
     Refused,
@@ -71,8 +75,6 @@ RETRY_S_MAX = 30.0
 NOBODY_LIFE_S = 300.0
 """How long it is believed that a user has no subscription, should the bus not say otherwise."""
 NOBODIES_MAX = 100_000
-MESSAGE_LIFE_S = 24 * 3_600
-READ_LIFE_S = 3_600
 ROW_LIFE_S = 60 * 24 * 3_600
 """A subscription that nothing was sent to for so long is forgotten; browsers renew theirs."""
 SWEEP_USERS_MAX = 5_000
@@ -88,7 +90,6 @@ NameOf: TypeAlias = Callable[[str, str], Awaitable[str | None]]
 """(workspace, user id): what the user is called."""
 
 _log = structlog.get_logger(__name__)
-_encode = msgspec.json.Encoder().encode
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder(tuple[str, str]).decode
 
@@ -221,7 +222,7 @@ class Pushes:
             if self._is_nobody(user):
                 continue
             for room in update.rooms:
-                message = _message_in(room, update.user_id)
+                message = message_in(room, update.user_id)
                 if message is not None or room.is_read_moved or room.is_left:
                     self._note(user, room.room_id, message)
 
@@ -340,9 +341,9 @@ class Pushes:
         for room_id, message in noted.rooms.items():
             if message is not None and badge.unread:
                 name = await self._name_of(user[0], message.sender_id or "")
-                notices.append(_message_notice(message, name, badge))
+                notices.append(message_notice(message, name, badge))
             else:
-                notices.append(_read_notice(room_id, badge))
+                notices.append(read_notice(room_id, badge))
         await asyncio.gather(*(self._tell_device(each, notices, badge) for each in away))
 
     async def _tell_device(
@@ -460,7 +461,7 @@ class Pushes:
             return False
         if subscription.session_id in await self._online_sessions(*user):
             return False
-        notice = _badge_notice(badge, is_urgent=badge.unread > subscription.told_unread)
+        notice = badge_notice(badge, is_urgent=badge.unread > subscription.told_unread)
         await self._tell_device(subscription, [notice], badge)
         return True
 
@@ -479,54 +480,6 @@ def _own(caller: Caller) -> _User:
     if caller.user_id is None or caller.session_id is None:
         raise Forbidden("Only a session has devices.")
     return caller.workspace, caller.user_id
-
-
-def _message_in(room: RoomUpdate, user_id: str) -> wire.Entry | None:
-    """The newest message in an update that is one to hear of."""
-    if room.is_muted or room.is_left or not room.unread:
-        return None
-    for posted in reversed(room.entries):
-        entry = posted.entry
-        if entry.type in wire.COUNTABLE_TYPES and entry.sender_id != user_id:
-            return entry
-    return None
-
-
-def _message_notice(message: wire.Entry, name: str | None, badge: BadgeRow) -> Notice:
-    preview = message.text
-    if preview is None and message.blobs:
-        preview = message.blobs[0].name
-    body = {
-        "type": "entry",
-        "room_id": message.room_id,
-        "seq": message.seq,
-        "sender_id": message.sender_id,
-        "sender_name": name,
-        "preview": None if preview is None else preview[: wire.PREVIEW_CHARACTERS_MAX],
-        "total": _total(badge),
-    }
-    return _notice(message.room_id, body, is_urgent=True, life_s=MESSAGE_LIFE_S)
-
-
-def _read_notice(room_id: str, badge: BadgeRow) -> Notice:
-    body = {"type": "read", "room_id": room_id, "total": _total(badge)}
-    return _notice(room_id, body, is_urgent=False, life_s=READ_LIFE_S)
-
-
-def _badge_notice(badge: BadgeRow, *, is_urgent: bool) -> Notice:
-    body = {"type": "badge", "total": _total(badge)}
-    return _notice("", body, is_urgent=is_urgent, life_s=MESSAGE_LIFE_S)
-
-
-def _notice(about: str, body: dict[str, Any], *, is_urgent: bool, life_s: int) -> Notice:
-    topic = blake2b(about.encode(), digest_size=16).hexdigest()  # 32 characters, as it may have
-    encoded = _encode(body)
-    assert len(encoded) <= BODY_BYTES_MAX, "a name and a preview are short"
-    return Notice(topic, encoded, is_urgent, life_s)
-
-
-def _total(badge: BadgeRow) -> dict[str, int]:
-    return {"unread": badge.unread, "mentions": badge.mentions, "version": badge.version}
 
 
 def _subscription(item: Item) -> Subscription:
