@@ -17,7 +17,7 @@ from tidings.storage.metered import CostSource, MeteredStore
 from tidings.storage.moves import GUARD_SLOTS_MAX
 from tidings.storage.moving import MovingStore
 from tidings.storage.retries import Kind
-from tidings.storage.sqlite import SqliteStore
+from tidings.storage.sqlite import MMAP_BYTES, SqliteStore
 from tidings.storage.standing import Stack
 
 COMMAND_SLOTS = 8
@@ -93,7 +93,9 @@ async def open_engine(
             if must_exist and not path.is_file():
                 raise NotFound(f"There is no store at {path}.")
             path.parent.mkdir(parents=True, exist_ok=True)
-            engine = SqliteStore.open(path, clock=clock)
+            # A command that goes through all of a large file is to need little memory for it.
+            mmap_bytes = 0 if metrics is None else MMAP_BYTES
+            engine = SqliteStore.open(path, clock=clock, mmap_bytes=mmap_bytes)
             try:
                 if metrics is None:
                     yield engine

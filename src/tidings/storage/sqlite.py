@@ -295,16 +295,23 @@ class SqliteStore(_Reads):
     half. Other processes may use the same file.
     """
 
-    def __init__(self, path: str, tables: dict[str, TableStatements], clock: Clock, vfs: str | None
-    ) -> None:  # fmt: skip
+    def __init__(
+        self,
+        path: str,
+        tables: dict[str, TableStatements],
+        clock: Clock,
+        vfs: str | None,
+        mmap_bytes: int = MMAP_BYTES,
+    ) -> None:
         self._path = path
         self._vfs = vfs
         self._tables = tables
         self._clock = clock
+        self._mmap_bytes = mmap_bytes
         self._writer = self._connect()
         try:
             _refuse_foreign(self._writer)
-            _tune(self._writer)
+            _tune(self._writer, mmap_bytes)
             _make_schema(self._writer, tables)
         except BaseException:
             self._writer.close()
@@ -332,16 +339,18 @@ class SqliteStore(_Reads):
         clock: Clock = system_clock,
         vfs: str | None = None,
         tables: Sequence[Table] = TABLES,
+        mmap_bytes: int = MMAP_BYTES,
     ) -> Self:
         """Open the file, or make it; to be called on the event loop that will use the store.
 
         Missing tables, columns and indexes are made. `clock` decides what has expired; `vfs`
-        names the SQLite file system layer to go through. Raises Conflict for a file that is not
+        names the SQLite file system layer to go through. With `mmap_bytes` of 0 the process's
+        memory stays small however large the file is. Raises Conflict for a file that is not
         ours or was made by newer code, Unavailable where it can't be opened.
         """
         statements = {table.name: TableStatements(table) for table in tables}
         try:
-            return cls(str(path), statements, clock, vfs)
+            return cls(str(path), statements, clock, vfs, mmap_bytes)
         except apsw.NotADBError as error:
             raise Conflict(f"{path} is not a store of Tidings") from error
         except apsw.Error as error:
@@ -614,7 +623,7 @@ class SqliteStore(_Reads):
 
     def _new_reader(self) -> _Reader:
         connection = self._connect()
-        _tune(connection)
+        _tune(connection, self._mmap_bytes)
         return _Reader(connection, self._tables, self._clock)
 
     async def _in_commit_thread(self, action: Callable[[], _Result]) -> _Result:
@@ -650,12 +659,12 @@ def _check_sizes(writes: Sequence[Write], statements: Sequence[Statement]) -> No
         check_sizes(writes)
 
 
-def _tune(connection: apsw.Connection) -> None:
+def _tune(connection: apsw.Connection, mmap_bytes: int) -> None:
     for pragma in (
         "journal_mode = WAL",
         "synchronous = FULL",
         f"cache_size = -{CACHE_KIB}",
-        f"mmap_size = {MMAP_BYTES}",
+        f"mmap_size = {mmap_bytes}",
     ):
         connection.execute(f"PRAGMA {pragma}").fetchall()
 
