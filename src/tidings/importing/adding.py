@@ -42,6 +42,8 @@ TOGETHER_MAX = 200
 ATTEMPTS_MAX = 6
 """How often a command that the service could not take just now is given to it again."""
 PAUSE_S = 0.5
+LOOKED_THROUGH_MAX = 100_000
+"""Entries of a room, the newest, among which a message of somebody who left is looked for."""
 READ_STEPS_MAX = 10_000
 """Steps, of a thousand entries each, in which one read mark is moved."""
 
@@ -267,15 +269,28 @@ class Adding:
                 if entry["created_at"] <= read_at:
                     seq: int = entry["seq"]
                     return seq
+            await asyncio.sleep(0)  # a near store answers at once
             if (after := page.after) is None:
                 return 0
 
     async def _find(self, record: RoomRecord, client_ids: Collection[str]) -> dict[str, int]:
-        """The sequences of messages by present members of the source's room."""
+        """The sequences of messages, whoever sent them."""
         room = room_key(self._workspace, record.room_id)
-        return await find_seqs(
-            self._store, room, client_ids, [member.user_id for member in record.members]
-        )
+        users = [member.user_id for member in record.members]
+        found = await find_seqs(self._store, room, client_ids, users)
+        missing = set(client_ids) - found.keys()
+        looked_through = 0
+        after: Position | None = None
+        while missing and looked_through < LOOKED_THROUGH_MAX:  # they are by somebody who left
+            page = await self._store.query(ENTRIES, room, reverse=True, after=after)
+            for item in page.items:
+                if (client_id := item.get("client_id")) in missing:
+                    missing.remove(client_id)
+                    found[client_id] = item["seq"]
+            looked_through += len(page.items)
+            if (after := page.after) is None:
+                break
+        return found
 
     async def _ask(self, room_id: str, command: Command) -> Any:
         """The answer to a command. Raises TidingsError."""

@@ -240,6 +240,8 @@ class RoomFold:
 
     def _pass(self, client_id: str) -> None:
         """The log has come to the end of this message: who has read it has read up to here."""
+        if client_id not in self._by_key:
+            return
         for reader in self._by_key.pop(client_id, ()):
             self._read(reader)
 

@@ -17,9 +17,19 @@ its last messages (`folding.KEYS_REMEMBERED_MAX`). What is staged is on disk.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import TypeVar
 
 from tidings import wire
@@ -31,26 +41,31 @@ from tidings.errors import Conflict
 from tidings.ids import IdMaker
 from tidings.importing.adding import Adding, find_seqs, get_all
 from tidings.importing.folding import RoomFold, StagedRoom
-from tidings.importing.publishing import SET_ITEMS_MAX, Publishing
+from tidings.importing.publishing import Publishing
 from tidings.importing.quarantine import Quarantine
 from tidings.importing.records import MessageRecord, RoomRecord, UserRecord
 from tidings.importing.reports import Report
 from tidings.importing.staging import Staging
 from tidings.people.rows import UserRow, user_to_item
 from tidings.storage.interface import (
+    SET_ITEMS_MAX,
     Absent,
     Check,
     ConditionFailed,
     Delete,
     Item,
+    Position,
     Put,
     Store,
     Write,
 )
 from tidings.storage.tables import ENTRIES, RECEIPTS, ROOMS, USERS, room_key, user_key
 
-ITEMS_WAITING_MAX = 4_000
+ITEMS_WAITING_MAX = 16_000
 """Items of new rooms that wait to be put together; as many may be on their way."""
+PUTS_AT_ONCE = 2
+"""Parts of the entries, and of the receipts, that are put at one time: a store that waits for its
+disk for one of them takes another meanwhile."""
 MESSAGES_TOGETHER = 500
 """Messages of one room that are looked at together."""
 SETS_AT_ONCE = 8
@@ -59,6 +74,7 @@ LEASE_TRIES = 15
 LEASE_PAUSE_S = LEASE_S / 10
 """Whoever died with the lease is noticed within these tries and pauses."""
 
+_PARTS = range(PUTS_AT_ONCE)
 _Work = TypeVar("_Work")
 _Done = TypeVar("_Done")
 
@@ -161,6 +177,14 @@ class Loading:
         """Whether the room was loaded by this run and waits to be published."""
         return self._staging.has(room_id)
 
+    def claim(self, room_id: str, source: str) -> bool:
+        """Whether the room is for what the source calls `source`, and for nothing else of it."""
+        return self._staging.claim(room_id, source) == source
+
+    def has_claimed(self, room_id: str, source: str) -> bool:
+        """Whether `claim` has said so in this run."""
+        return self._staging.owner(room_id) == source
+
     async def has_room(self, room_id: str) -> bool:
         """Whether the room is visible already."""
         return await self._store.get(ROOMS, (room_key(self._workspace, room_id),)) is not None
@@ -184,6 +208,45 @@ class Loading:
         else:
             await self._fold(room, messages)
 
+    async def update_room(
+        self,
+        room: RoomRecord,
+        messages: Sequence[MessageRecord],
+        *,
+        left: Collection[str] = (),
+        removed: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """Bring what changed into a room that is visible: messages that are new or changed, who
+        has left, and messages that are gone, by `client_id` with their senders.
+        """
+        await self._add_to(room, _once(messages))
+        for user_id in left:
+            await self.adding.leave(room.room_id, user_id)
+        key = room_key(self._workspace, room.room_id)
+        found = await find_seqs(self._store, key, removed, sorted(set(removed.values())))
+        for client_id, seq in found.items():
+            await self.adding.remove(room.room_id, seq, removed[client_id], self._clock())
+
+    async def remove_messages(self, client_ids: Collection[str]) -> int:
+        """Delete messages of which nothing else is known; how many were found.
+
+        It looks through all entries of the store.
+        """
+        wanted = frozenset(client_ids)
+        found: list[Item] = []
+        after: Position | None = None
+        while wanted:
+            page = await self._store.scan(ENTRIES, after=after)
+            found += [item for item in page.items if item.get("client_id") in wanted]
+            if (after := page.after) is None:
+                break
+        for item in found:
+            workspace, _, room_id = item["room"].partition("#")
+            if workspace == self._workspace and item.get("deleted_at") is None:
+                sender = item["sender_id"]
+                await self.adding.remove(room_id, item["seq"], sender, self._clock())
+        return len(found)
+
     async def add_rooms(self, rooms: Sequence[tuple[RoomRecord, Sequence[MessageRecord]]]) -> None:
         """Load many small rooms, each of them once, in less time than one by one."""
         keys = [(room_key(self._workspace, room.room_id),) for room, _ in rooms]
@@ -203,6 +266,7 @@ class Loading:
         async for chunk in messages:
             for part in _parts(chunk, MESSAGES_TOGETHER):
                 await self.adding.messages(room, part)
+                await asyncio.sleep(0)  # a near store answers at once: let the lease be moved
                 self._require_lease()
         await self.adding.reads(room)
 
@@ -248,7 +312,8 @@ class Loading:
                 await self._begin_logs([item for item in entries if item["seq"] == 1])
                 rest = [item for item in entries if item["seq"] != 1]
                 await asyncio.gather(
-                    self._store.put_many(ENTRIES, rest), self._store.put_many(RECEIPTS, receipts)
+                    *[self._store.put_many(ENTRIES, rest[n::PUTS_AT_ONCE]) for n in _PARTS],
+                    *[self._store.put_many(RECEIPTS, receipts[n::PUTS_AT_ONCE]) for n in _PARTS],
                 )
             except BaseException:
                 self._is_broken = True

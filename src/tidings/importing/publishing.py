@@ -27,7 +27,7 @@ from tidings.errors import Unavailable
 from tidings.importing.folding import StagedMember, StagedRoom
 from tidings.storage.interface import (
     PAGE_ITEMS_MAX,
-    WRITE_ITEMS_MAX,
+    SET_ITEMS_MAX,
     Absent,
     Check,
     ConditionFailed,
@@ -42,8 +42,6 @@ from tidings.storage.interface import (
 )
 from tidings.storage.tables import BADGES, ENTRIES, INBOXES, MEMBERS, ROOMS, user_key
 
-SET_ITEMS_MAX = WRITE_ITEMS_MAX - 1
-"""Items of one transaction; one is left to whoever has to guard it."""
 SETS_AT_ONCE = 8
 """Transactions under way at one time; no two of them concern the same person."""
 ATTEMPTS_MAX = 12

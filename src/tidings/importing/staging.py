@@ -31,6 +31,9 @@ class Staging:
             "CREATE TABLE staged (room_id TEXT PRIMARY KEY, active_at INT, body BLOB) WITHOUT ROWID"
         )
         self._file.execute("CREATE TABLE uneven (user_id TEXT PRIMARY KEY) WITHOUT ROWID")
+        self._file.execute(
+            "CREATE TABLE claims (room_id TEXT PRIMARY KEY, source TEXT) WITHOUT ROWID"
+        )
         self._file.execute("BEGIN")
         self._encode = msgspec.msgpack.Encoder().encode
         self._decode = msgspec.msgpack.Decoder(StagedRoom).decode
@@ -49,6 +52,18 @@ class Staging:
         found = self._file.execute("SELECT 1 FROM staged WHERE room_id = ?", (room_id,))
         return found.fetchone() is not None
 
+    def claim(self, room_id: str, source: str) -> str:
+        """Whose room it is in this run: `source`'s, unless another was first."""
+        row = (room_id, source)
+        self._file.execute("INSERT OR IGNORE INTO claims VALUES (?, ?)", row)
+        return self.owner(room_id) or source
+
+    def owner(self, room_id: str) -> str | None:
+        """Whose room it is in this run, if anybody's."""
+        found = self._file.execute("SELECT source FROM claims WHERE room_id = ?", (room_id,))
+        row = found.fetchone()
+        return None if row is None else str(row[0])
+
     def rooms(self) -> Iterator[StagedRoom]:
         """All of them, the one that has been quiet for longest first."""
         rows = self._file.execute("SELECT body FROM staged ORDER BY active_at, room_id")
@@ -61,7 +76,7 @@ class Staging:
             yield user_id
 
     def clear(self) -> None:
-        """All of it is visible: begin anew."""
+        """All of it is visible: begin anew, with the same claims."""
         self._file.execute("DELETE FROM staged")
         self._file.execute("DELETE FROM uneven")
 
