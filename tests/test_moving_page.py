@@ -22,6 +22,7 @@ from tests.cluster_scene import make_key, make_users
 from tests.conversations.moving_scene import lists_in_redis
 from tests.engines import new_address, remove_tables, store_url
 from tests.importing.moving_scenes import slack_export, workspace_in_use
+from tests.importing.shop import shop_in_postgres
 from tests.node_processes import running_nodes
 from tidings.client import Client
 from tidings.wire import LIST_LIMIT_MAX
@@ -74,6 +75,7 @@ async def _talk(key: Client) -> None:
 SCENES: dict[str, Scene] = {
     "From one store to another": running_service,
     "From Redis": lists_in_redis,
+    "From PostgreSQL": shop_in_postgres,
     "From Slack": slack_export,
     "Moving out": workspace_in_use,
 }

@@ -24,6 +24,7 @@ from tidings.cli import (
     migrate,
     nodes,
     people,
+    postgres_imports,
     redis_imports,
     rooms,
     services,
@@ -50,6 +51,7 @@ imports.register(app)
 exports.register(app)
 slack.register(app)
 redis_imports.register(imports.imports)
+postgres_imports.register(imports.imports)
 lists.register(app)
 checks.register(app)
 nodes.register(app)
