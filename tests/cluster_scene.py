@@ -105,6 +105,8 @@ class Office:
     def __init__(self, store: str, key: Client, dice: random.Random) -> None:
         self.key = key
         self.dice = dice
+        self.pause_s = PAUSE_S
+        """How long everybody rests between two things they do."""
         self.watches: list[Watch] = []
         self.rooms = {TEAM: PEOPLE, HALL: PEOPLE + GUESTS} | TRIOS | DESKS
         self.acknowledged: dict[tuple[str, int], str | None] = {}
@@ -162,7 +164,7 @@ class Office:
         while not self._is_over:
             async with asyncio.timeout(ANSWER_S):
                 await work()
-            await asyncio.sleep(self.dice.uniform(*PAUSE_S))
+            await asyncio.sleep(self.dice.uniform(*self.pause_s))
 
     async def _insist(self, name: str, call: Callable[[], Awaitable[T]]) -> T:
         """Make a call until it succeeds. Raises `Problem` where it never will."""

@@ -30,8 +30,10 @@ from tidings.storage.moves import Move
 
 T = TypeVar("T")
 
-COMMAND_S = 60.0
-STAGE_S = 60.0
+PAUSE_S = (0.5, 2.0)
+"""A steady load that leaves the machine to the rest: all of it runs on one."""
+COMMAND_S = 90.0
+STAGE_S = 90.0
 END_S = 10.0
 LOOK_S = 0.1
 CAUGHT_UP_LOOKS = 3
@@ -44,6 +46,7 @@ class MovedOffice(Office):
 
     def __init__(self, store: str, key: Client, dice: random.Random) -> None:
         super().__init__(store, key, dice)
+        self.pause_s = PAUSE_S
         self.retried: list[tuple[str, float, float]] = []
         """What was asked for, when it first failed and when it succeeded."""
 

@@ -50,6 +50,9 @@ CONFIRM_LOOK_S = 0.1
 SEALS_MAX = 5
 """Attempts at a switch before it is given up until it is asked for again."""
 
+REFUSAL_SAMPLE = 3
+"""Differences that a refusal names."""
+
 Want: TypeAlias = Literal["checked", "switched", "finished", "rolled_back"]
 
 _SIDES: tuple[Side, ...] = ("source", "target")
@@ -327,7 +330,10 @@ class Mover:
             check = move.data.get("check")
             if check is not None and check["asked"] == move.data.get("asked"):
                 if check["left"]:
-                    await self._refuse(move, f"{check['left']:,} items differ in the two stores.")
+                    some = "; ".join(check["sample"][:REFUSAL_SAMPLE])
+                    await self._refuse(
+                        move, f"{check['left']:,} items differ in the two stores: {some}."
+                    )
                 return not check["left"]
             self._checking = asyncio.ensure_future(self._check(move, follow))
         elif self._checking.done():
