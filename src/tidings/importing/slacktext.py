@@ -6,10 +6,11 @@ Source: "Formatting text for app surfaces" and "Escaping text" in Slack's API do
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
+from emoji import emojize
 
 EMOJI_CHARACTERS_MAX = 32
 BLOCKS_DEPTH_MAX = 8
@@ -19,53 +20,6 @@ _ENTITY = re.compile(r"<([^<>\n]+)>")
 _ESCAPES = {"&amp;": "&", "&lt;": "<", "&gt;": ">"}
 _ESCAPE = re.compile("|".join(_ESCAPES))
 _TONE = re.compile(r"::skin-tone-(\d)$")
-
-EMOJI: Mapping[str, str] = {
-    "+1": "👍",
-    "-1": "👎",
-    "100": "💯",
-    "bulb": "💡",
-    "clap": "👏",
-    "coffee": "☕",
-    "confetti_ball": "🎊",
-    "cry": "😢",
-    "eyes": "👀",
-    "fire": "🔥",
-    "grin": "😁",
-    "grinning": "😀",
-    "hankey": "💩",
-    "heart": "❤️",
-    "heart_eyes": "😍",
-    "heavy_check_mark": "✔️",
-    "heavy_plus_sign": "➕",
-    "joy": "😂",
-    "laughing": "😆",
-    "muscle": "💪",
-    "ok_hand": "👌",
-    "open_mouth": "😮",
-    "partying_face": "🥳",
-    "pray": "🙏",
-    "question": "❓",
-    "raised_hands": "🙌",
-    "rocket": "🚀",
-    "rolling_on_the_floor_laughing": "🤣",
-    "slightly_smiling_face": "🙂",
-    "smile": "😄",
-    "smiley": "😃",
-    "sob": "😭",
-    "star": "⭐",
-    "sunglasses": "😎",
-    "tada": "🎉",
-    "thinking_face": "🤔",
-    "thumbsdown": "👎",
-    "thumbsup": "👍",
-    "warning": "⚠️",
-    "wave": "👋",
-    "white_check_mark": "✅",
-    "wink": "😉",
-    "x": "❌",
-}
-"""The names that are used most; any other stays as Slack writes it, `:name:`."""
 
 
 class Words(msgspec.Struct, frozen=True):
@@ -113,13 +67,15 @@ def _special(content: str, label: str) -> str:
 
 
 def emoji(name: str) -> str | None:
-    """A reaction as it is given here; None where its name is none."""
+    """A reaction as it is given here: of a workspace's own emoji the name, `:name:`. None where it
+    is none.
+    """
     tone = _TONE.search(name)
     bare = _TONE.sub("", name)
-    known = EMOJI.get(bare)
-    if known is not None:
-        return known + (chr(0x1F3F9 + int(tone[1])) if tone and tone[1] in "23456" else "")
     written = f":{bare}:"
+    known = emojize(written, language="alias")
+    if known != written:
+        return known + (chr(0x1F3F9 + int(tone[1])) if tone and tone[1] in "23456" else "")
     is_fit = bare and len(written) <= EMOJI_CHARACTERS_MAX and "#" not in bare
     return written if is_fit and written.isprintable() and " " not in written else None
 
