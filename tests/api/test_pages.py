@@ -57,5 +57,6 @@ async def test_nothing_else_is_served(site: Site) -> None:
 
 def test_every_import_leads_to_a_module() -> None:
     for path, asset in assets().items():
+        folder = path.partition("/")[0]
         for name in re.findall(rb'(?:from |import\()"\./([^"]+)"', asset.body):
-            assert f"client/{name.decode()}" in assets(), (path, name)
+            assert f"{folder}/{name.decode()}" in assets(), (path, name)

@@ -24,6 +24,15 @@ ROOMS = """() => Object.fromEntries(tidings.rooms.map(
     ({room_id, head, unread, mentions, position}) =>
         [room_id, {head, unread, mentions, position}]))"""
 """Rooms by id, as the page knows them."""
+FILL_STORAGE = """() => {
+    const put = IDBObjectStore.prototype.put;
+    IDBObjectStore.prototype.put = function (...values) {
+        const request = put.apply(this, values);
+        if (this.name === "entries") this.transaction.abort();
+        return request;
+    };
+}"""
+"""From now on the browser has no room for entries: it tells by ending the transaction."""
 SPOIL_CURSOR = """async () => {
     const [{name}] = await indexedDB.databases();
     const done = (request) => new Promise((resolve) => {
@@ -396,8 +405,7 @@ async def test_full_and_blocked_storage_leave_a_page_that_works(house: House) ->
     async with house.context() as context:
         tab = await house.open(context, token=await house.token("uma"))
         await tab.live()
-        tools = await context.new_cdp_session(tab.page)
-        await tools.send("Storage.overrideQuotaForOrigin", {"origin": house.pages, "quotaSize": 1})
+        await tab.see(FILL_STORAGE)
         for number in range(20):
             await vic.post_message(room.id, f"{number} " + "x" * 4_000)
         await tab.send(room.id, "still here")
@@ -569,3 +577,44 @@ async def test_devices_on_a_breaking_network_end_as_a_fresh_one_would(house: Hou
             async with asyncio.timeout(10):
                 while await tab.see(shown) != wanted:
                     await asyncio.sleep(0.1)
+
+
+async def test_a_file_goes_up_with_a_message_and_is_shown_elsewhere(house: House) -> None:
+    await house.person("cal"), await house.person("deb")
+    room = await house.server.create_room("direct", members=["cal", "deb"])
+    async with house.context() as one, house.context() as two:
+        first = await house.open(one, token=await house.token("cal"))
+        second = await house.open(two, token=await house.token("deb"))
+        await second.live()
+        shares = await first.see(
+            """async (room) => {
+                const shares = [];
+                const file = new File(["x".repeat(200_000)], "notes.txt", {type: "text/plain"});
+                const blob = await tidings.upload(file, (share) => shares.push(share));
+                await tidings.send(room, "see this", {blobs: [blob]});
+                return shares;
+            }""",
+            room.id,
+        )
+        assert shares[-1] == 1
+        await second.see("(room) => look(room)", room.id)
+        await second.until("() => view.entries[0]?.blobs.length === 1")
+        assert first.complaints == second.complaints == []
+
+
+async def test_managers_are_told_of_who_waits_and_who_is_there(house: House) -> None:
+    await house.person("eli"), await house.person("fay")
+    room = await house.server.create_room("direct", members=["eli", "fay"])
+    async with house.context() as one, house.context() as two, house.context() as three:
+        manager = await house.open(one, token=await house.token("eli"))
+        await manager.until("() => tidings.queue !== null")
+        waiting = await manager.see("() => tidings.queue.open")
+        visitor = await house.open(three, publishableKey=house.publishable_key())
+        await visitor.live()
+        opened = await visitor.see("() => tidings.createRoom({kind: 'support'})")
+        await visitor.send(opened["id"], "is anybody there?")
+        await manager.until("(count) => tidings.queue.open === count", waiting + 1)
+        other = await house.open(two, token=await house.token("fay"))
+        await other.live()
+        await other.see("(room) => look(room)", room.id)
+        await manager.until("() => tidings.isOnline('fay')")

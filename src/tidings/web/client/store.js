@@ -55,6 +55,10 @@ export class MemoryStore {
     return [];
   }
 
+  async outgoing() {
+    return [];
+  }
+
   async putOutgoing() {}
 
   async removeOutgoing() {}
@@ -79,15 +83,21 @@ class Store {
 
   /** {meta, rooms, outgoing} as last saved, rooms in the order in which they were touched. */
   async load() {
-    const { meta, rooms, outgoing } = this.#open(["meta", "rooms", "outgoing"], "readonly");
-    const [values, plain, records] = await Promise.all([
+    const { meta, rooms } = this.#open(["meta", "rooms"], "readonly");
+    const [values, plain, outgoing] = await Promise.all([
       result(meta.get("state")),
       result(rooms.getAll()),
-      result(outgoing.getAll()),
+      this.outgoing(),
     ]);
     plain.sort((one, other) => indexedDB.cmp(one.touched, other.touched));
-    records.sort((one, other) => one.number - other.number);
-    return { meta: values ?? null, rooms: plain, outgoing: records };
+    return { meta: values ?? null, rooms: plain, outgoing };
+  }
+
+  /** The records of the outbox, in order. */
+  async outgoing() {
+    const { outgoing } = this.#open(["outgoing"], "readonly");
+    const records = await result(outgoing.getAll());
+    return records.sort((one, other) => one.number - other.number);
   }
 
   /**
@@ -96,27 +106,35 @@ class Store {
    */
   async save({ meta, rooms, entries, jumps, isFresh }) {
     const stores = this.#open(["meta", "rooms", "entries"], "readwrite");
-    if (isFresh) {
-      stores.rooms.clear();
-      stores.entries.clear();
-    }
-    stores.meta.put(meta, "state");
-    for (const room of rooms) {
-      const touched = [room.counts_version, room.row?.updated_at ?? ""];
-      stores.rooms.put({ ...room, touched });
-      const oldest = room.head - ENTRIES_STORED_MAX;
-      if (oldest > 0) {
-        stores.entries.delete(IDBKeyRange.bound([room.room_id, 0], [room.room_id, oldest]));
+    const { transaction } = stores.rooms;
+    const saved = done(transaction);
+    try {
+      if (isFresh) {
+        stores.rooms.clear();
+        stores.entries.clear();
       }
+      stores.meta.put(meta, "state");
+      for (const room of rooms) {
+        const touched = [room.counts_version, room.row?.updated_at ?? ""];
+        stores.rooms.put({ ...room, touched });
+        const oldest = room.head - ENTRIES_STORED_MAX;
+        if (oldest > 0) {
+          stores.entries.delete(IDBKeyRange.bound([room.room_id, 0], [room.room_id, oldest]));
+        }
+      }
+      for (const roomId of jumps) stores.entries.delete(wholeLog(roomId));
+      const heads = new Map(rooms.map((room) => [room.room_id, room.head]));
+      for (const [roomId, seq, entry] of entries) {
+        if (seq <= (heads.get(roomId) ?? 0) - ENTRIES_STORED_MAX) continue;
+        if (entry) stores.entries.put(entry, [roomId, seq]);
+        else stores.entries.delete([roomId, seq]);
+      }
+    } catch (error) {
+      saved.catch(() => {});
+      transaction.abort();
+      throw error;
     }
-    for (const roomId of jumps) stores.entries.delete(wholeLog(roomId));
-    const heads = new Map(rooms.map((room) => [room.room_id, room.head]));
-    for (const [roomId, seq, entry] of entries) {
-      if (seq <= (heads.get(roomId) ?? 0) - ENTRIES_STORED_MAX) continue;
-      if (entry) stores.entries.put(entry, [roomId, seq]);
-      else stores.entries.delete([roomId, seq]);
-    }
-    await done(stores.rooms.transaction);
+    await saved;
     await this.#evictRooms(ROOMS_STORED_MAX);
   }
 

@@ -427,9 +427,7 @@ export class Tidings {
     for (const topic of ["rooms", "badge", "queue", "connection", "outbox", "presence"]) {
       this.#tell(topic);
     }
-    for (const { record } of this.#waiting.values()) {
-      if (!this.#state.outgoing.has(record.key)) this.#propose([{ type: "queued", record }]);
-    }
+    this.#queue([...this.#waiting.values()].map(({ record }) => record));
   }
 
   #lead() {
@@ -441,10 +439,18 @@ export class Tidings {
       (error) => this.#end(error),
     );
     this.#device.start();
-    for (const { record } of this.#waiting.values()) {
-      if (!this.#state.outgoing.has(record.key)) this.#share([{ type: "queued", record }]);
-    }
+    this.#queue([...this.#waiting.values()].map(({ record }) => record));
+    this.#store.outgoing().then(
+      (records) => this.#queue(records), // of tabs that were closed while nobody led
+      () => {},
+    );
     this.#tell("connection");
+  }
+
+  /** Have records said that nobody knows of. */
+  #queue(records) {
+    const unknown = records.filter(({ key }) => !this.#state.outgoing.has(key));
+    if (unknown.length) this.#propose(unknown.map((record) => ({ type: "queued", record })));
   }
 
   #follow() {
@@ -510,7 +516,7 @@ export class Tidings {
     } catch {
       this.#startEmpty();
       loading.then(
-        (kept) => this.#propose(kept.outgoing.map((record) => ({ type: "queued", record }))),
+        (kept) => this.#queue(kept.outgoing),
         () => this.#doWithoutStore(),
       );
     }
