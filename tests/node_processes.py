@@ -34,7 +34,8 @@ class Node:
         """How its processes ended."""
         self.store = store
         """Where its next process works."""
-        self._arguments = ("--bus", bus, "--port", str(self.port))
+        files = f"file:{log.parent}/files"
+        self._arguments = ("--bus", bus, "--blobs", files, "--port", str(self.port))
         self._log = log
         self._process: asyncio.subprocess.Process | None = None
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from playwright.async_api import Browser, BrowserContext, Page, async_playwright
 from tests.command_line import run_tidings
 from tests.node_processes import Node, running_nodes
 from tidings import wire
+from tidings.cli.parts import open_parts
 from tidings.client import Client
 from tidings.web.assets import MEDIA_TYPES, assets, entrance
 
@@ -30,6 +30,7 @@ ARGUMENTS = (
     "--disable-sync",
 )
 DEADLINE_S = 20.0
+JWT_SECRET = "a secret of the customer's own server"
 FOLDER = Path(__file__).parent
 CHUNK_BYTES = 65_536
 PAGE_POLICY = (
@@ -180,7 +181,7 @@ class House:
         self.pages = pages
         self.server = server
         self.operator_key = ""
-        self.store = Path()
+        self.publishable_key = ""
 
     async def person(self, user_id: str, role: wire.Role = "manager") -> Client:
         """A user with a session that no browser has."""
@@ -190,12 +191,6 @@ class House:
     async def token(self, user_id: str) -> str:
         """Of a new session."""
         return (await self.server.create_session(user_id)).token
-
-    def publishable_key(self) -> str:
-        """Of the workspace, which no command prints: from the store's own table."""
-        with closing(sqlite3.connect(self.store)) as database:
-            [(key,)] = database.execute("SELECT publishable_key FROM workspaces")
-        return str(key)
 
     @asynccontextmanager
     async def context(self, **options: Any) -> AsyncIterator[BrowserContext]:
@@ -284,6 +279,10 @@ async def opened_house(folder: Path) -> AsyncIterator[House]:
         await asyncio.to_thread(run_tidings, "keys", "create", *more, "--store", store)
         for more in ((), ("--operator",))
     ]
+    async with open_parts(store) as parts:
+        workspace = await parts.workspaces.default(None)
+        await parts.workspaces.update(workspace.id, jwt=("HS256", JWT_SECRET))
+        publishable_key = workspace.publishable_key
     async with (
         running_nodes(1, store, folder) as [node],
         Network(node.port).opened() as network,
@@ -297,7 +296,7 @@ async def opened_house(folder: Path) -> AsyncIterator[House]:
         try:
             house = House(browser, node, network, pages, server)
             house.operator_key = made[1].last_line
-            house.store = folder / "tidings.db"
+            house.publishable_key = publishable_key
             yield house
         finally:
             await browser.close()

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import random
+import secrets
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import jwt
 import pytest
 import pytest_asyncio
 
-from tests.web.browsing import CHROMIUM, House, Tab, opened_house
+from tests.web.browsing import CHROMIUM, JWT_SECRET, House, Tab, opened_house
 from tidings.client import Client
 
 pytestmark = [
@@ -503,7 +506,7 @@ async def test_a_long_log_is_seen_through_a_window(house: House) -> None:
 
 
 async def test_a_visitor_with_a_publishable_key_comes_back_as_the_same(house: House) -> None:
-    key = house.publishable_key()
+    key = house.publishable_key
     async with house.context() as context:
         tab = await house.open(context, publishableKey=key, profile="widget")
         await tab.live()
@@ -516,6 +519,28 @@ async def test_a_visitor_with_a_publishable_key_comes_back_as_the_same(house: Ho
         other = await house.open(context, publishableKey=key, profile="widget")
         await other.live()
         assert await other.see("() => tidings.me.id") == who
+
+
+async def test_a_customer_is_known_by_a_jwt_and_another_one_by_theirs(house: House) -> None:
+    def identity(user_id: str) -> str:
+        claims = {"sub": user_id, "exp": int(time.time()) + 300, "jti": secrets.token_hex(8)}
+        return jwt.encode(claims | {"name": f"Customer {user_id}"}, JWT_SECRET, "HS256")
+
+    key = house.publishable_key
+    async with house.context() as context:
+        tab = await house.open(context, publishableKey=key, jwt=identity("cleo"))
+        await tab.live()
+        room = await tab.see("() => tidings.createRoom({kind: 'support'})")
+        await tab.send(room["id"], "my order")
+        session = await tab.see("() => tidings.calls.token")
+        await house.reload(tab, publishableKey=key, jwt=identity("cleo"))
+        await tab.live()
+        assert await tab.see("() => tidings.calls.token") == session
+        assert await tab.see("() => tidings.me.name") == "Customer cleo"
+        await house.reload(tab, publishableKey=key, jwt=identity("dora"))
+        assert await tab.see("() => tidings.rooms.length") == 0
+        await tab.live()
+        assert await tab.see("() => [tidings.me.id, tidings.rooms.length]") == ["dora", 0]
 
 
 async def test_devices_on_a_breaking_network_end_as_a_fresh_one_would(house: House) -> None:
@@ -609,7 +634,7 @@ async def test_managers_are_told_of_who_waits_and_who_is_there(house: House) -> 
         manager = await house.open(one, token=await house.token("eli"))
         await manager.until("() => tidings.queue !== null")
         waiting = await manager.see("() => tidings.queue.open")
-        visitor = await house.open(three, publishableKey=house.publishable_key())
+        visitor = await house.open(three, publishableKey=house.publishable_key)
         await visitor.live()
         opened = await visitor.see("() => tidings.createRoom({kind: 'support'})")
         await visitor.send(opened["id"], "is anybody there?")
