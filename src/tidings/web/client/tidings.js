@@ -5,6 +5,7 @@
  * service says and hands it to the others, and all of them show the same.
  */
 
+import { Actions } from "./actions.js";
 import { at, Calls, newClientId } from "./calls.js";
 import { Device, inboxPage } from "./device.js";
 import { OUTBOX_MAX, readKey } from "./outbox.js";
@@ -28,7 +29,7 @@ const AWAY_MAX_MS = 7 * 24 * 3_600_000;
 const TYPING_SHOWN_MS = 6_000;
 const TYPING_EVERY_MS = 3_000;
 
-export class Tidings {
+export class Tidings extends Actions {
   #options;
   #state = new State();
   #savings = new Savings();
@@ -53,8 +54,8 @@ export class Tidings {
 
   /** Made by `connect`. */
   constructor(session, options) {
+    super(new Calls(options.url, session.token));
     this.#options = options;
-    this.calls = new Calls(options.url, session.token);
   }
 
   /** Returns once what was kept is shown; the network comes after. */
@@ -227,43 +228,6 @@ export class Tidings {
     if (inboxNext !== null) this.#propose([await inboxPage(this.calls, inboxNext)]);
   }
 
-  /** Any call of the API: at`/v1/rooms/${id}` escapes what is inserted. */
-  call(method, path, options) {
-    return this.calls.call(method, path, options);
-  }
-
-  edit(roomId, seq, text) {
-    return this.call("PATCH", at`/v1/rooms/${roomId}/messages/${seq}`, { body: { text } });
-  }
-
-  delete(roomId, seq) {
-    return this.call("DELETE", at`/v1/rooms/${roomId}/messages/${seq}`);
-  }
-
-  react(roomId, seq, emoji, isGiven = true) {
-    const path = at`/v1/rooms/${roomId}/messages/${seq}/reactions/${emoji}`;
-    return this.call(isGiven ? "PUT" : "DELETE", path);
-  }
-
-  /** What a room is: {id, kind, title, head, status, assignee_id, customer_id, …}. */
-  details(roomId) {
-    return this.call("GET", at`/v1/rooms/${roomId}`);
-  }
-
-  /** Make a room: {kind, title, member_ids, …}. */
-  createRoom(room) {
-    return this.call("POST", "/v1/rooms", { body: room });
-  }
-
-  /** Change a room: {title, status, assignee_id, …}. */
-  changeRoom(roomId, changes) {
-    return this.call("PATCH", at`/v1/rooms/${roomId}`, { body: changes });
-  }
-
-  mute(roomId, muted) {
-    return this.call("PUT", at`/v1/rooms/${roomId}/mute`, { body: { muted } });
-  }
-
   /** A page of a room's members: {items, next}. */
   async members(roomId, { cursor, limit = 100 } = {}) {
     const query = { cursor, limit };
@@ -273,22 +237,8 @@ export class Tidings {
     return page;
   }
 
-  addMembers(roomId, userIds) {
-    return this.call("POST", at`/v1/rooms/${roomId}/members`, { body: { user_ids: userIds } });
-  }
-
-  removeMember(roomId, userId) {
-    return this.call("DELETE", at`/v1/rooms/${roomId}/members/${userId}`);
-  }
-
   leave(roomId) {
     return this.removeMember(roomId, this.me.id);
-  }
-
-  /** Upload a file; its id goes into `send`. `onProgress` gets the share that is done, 0…1. */
-  async upload(file, onProgress) {
-    const { upload } = await import("./uploads.js");
-    return upload(this.calls, file, onProgress);
   }
 
   /** End the session here and at the service; nothing of it is left in the browser. */
