@@ -279,7 +279,7 @@ class Standing:
         if (row and row.epoch) != (self.record and self.record.epoch):
             self.changed.set()
             self.changed = asyncio.Event()
-            if row is not None:
+            if row is not None and self._watching is not None:  # no news to who has just come
                 _log.info("move", move=row.id, stage=row.stage, decides=row.decides)
         self._url, self.here, self.record, self.move = url, here, row, move
 
