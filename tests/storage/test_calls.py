@@ -386,3 +386,18 @@ async def test_keys_that_expired_are_replaced_during_the_call(
 def test_where_calls_go(address: DynamoAddress, url: str, at_aws: bool) -> None:
     assert str(endpoint(address)) == url
     assert address.is_aws is at_aws
+
+
+@pytest.mark.parametrize(
+    ("address", "url"),
+    [
+        (DynamoAddress("eu-west-1"), "https://streams.dynamodb.eu-west-1.amazonaws.com/"),
+        (
+            DynamoAddress("x", endpoint="https://dynamodb.eu-west-2.amazonaws.com"),
+            "https://streams.dynamodb.eu-west-2.amazonaws.com",
+        ),
+        (DynamoAddress("x", endpoint="http://127.0.0.1:8000"), "http://127.0.0.1:8000"),
+    ],
+)
+def test_where_calls_about_streams_go(address: DynamoAddress, url: str) -> None:
+    assert str(endpoint(address, "streams")) == url

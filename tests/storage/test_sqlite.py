@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 import tempfile
 from collections.abc import AsyncIterator
+from itertools import pairwise
 from pathlib import Path
 
 import apsw
@@ -19,7 +20,17 @@ from tests.storage.machine import TABLES, StoreMachine
 from tidings.clock import Clock
 from tidings.errors import Conflict, Unavailable
 from tidings.storage import sqlite
-from tidings.storage.interface import Absent, Check, Equals, Index, Put, Store, Table, Update
+from tidings.storage.interface import (
+    Absent,
+    Check,
+    Equals,
+    Index,
+    Item,
+    Put,
+    Store,
+    Table,
+    Update,
+)
 from tidings.storage.sqlite import SqliteStore
 from tidings.storage.tables import BADGES, ENTRIES, RECEIPTS, ROOMS
 
@@ -246,3 +257,36 @@ async def test_more_than_one_batch(store: Store) -> None:
         ]
     )
     assert await store.get(ROOMS, ("acme#room_1",)) == room(head=count)
+
+
+async def test_ranges_of_keys_are_together_the_table(store: SqliteStore, clock: SetClock) -> None:
+    items = [{"room": f"r{number // 40:02}", "seq": number % 40} for number in range(1_600)]
+    await store.put_many(ENTRIES, items)
+    bounds = await store.split(ENTRIES, 4)
+    assert bounds == [(f"r{number:02}", 39) for number in (9, 19, 29)]
+    found: list[Item] = []
+    for start, upto in pairwise([None, *bounds, None]):
+        after, pages = start, 0
+        while True:
+            page = await store.scan_between(ENTRIES, upto=upto, limit=150, after=after)
+            found += page.items
+            pages += 1
+            if (after := page.after) is None:
+                break
+        assert pages == 3
+    assert found == items
+    assert await store.split(ROOMS, 4) == []
+    receipts = [
+        {"room": f"r{n}", "receipt": "a", "expires_at": clock.now_s + n} for n in (-1, 0, 1)
+    ]
+    await store.put_many(RECEIPTS, receipts)
+    assert (await store.scan_between(RECEIPTS)).items == receipts[2:]
+
+
+async def test_a_range_ends_a_page_by_its_size(store: SqliteStore) -> None:
+    large = [{"room": "r", "seq": seq, "text": "x" * 300_000} for seq in range(9)]
+    await store.put_many(ENTRIES, large)
+    page = await store.scan_between(ENTRIES)
+    assert page.items == large[:4]
+    assert page.after == ("r", 3)
+    assert (await store.scan_between(ENTRIES, after=("r", 7))).after is None

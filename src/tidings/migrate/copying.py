@@ -15,6 +15,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from itertools import pairwise
+from math import ceil
 from typing import Any, TypeVar
 
 import msgspec
@@ -35,7 +36,9 @@ from tidings.migrate.lanes import (
 )
 from tidings.migrate.sets import CopyRefused, CopySet, gather, position_after
 from tidings.storage.interface import Item, Key, Page, Position, Store, Table
+from tidings.storage.metered import read_units
 from tidings.storage.pacing import Pace
+from tidings.storage.sizes import item_bytes
 from tidings.storage.sqlite import SqliteStore
 
 PARTS_PER_TABLE = 8
@@ -141,7 +144,8 @@ class Backfill:
     """Copies all items of a store, with any number of others like it in other processes.
 
     `source` and `destination` are engines, whose tables are alike. `name` is of this move and this
-    direction alone. Safe to be cancelled, killed and begun again at any time, anywhere.
+    direction alone. What is paid for is what is written; where that is an embedded store, what is
+    read of one that has a price. Safe to be cancelled, killed and begun again at any time.
     """
 
     def __init__(
@@ -162,6 +166,7 @@ class Backfill:
         self._worker = worker
         self._pace = pace
         self._is_priced = not isinstance(destination, SqliteStore)
+        self._is_read_priced = not self._is_priced and not isinstance(source, SqliteStore)
         self._tables = {table.name: table for table in tables}
         self._mine: set[str] = set()
         self._claiming = asyncio.Lock()
@@ -253,7 +258,10 @@ class Backfill:
         """Copy a page from where the lane is; whether it was the part's last."""
         page = await read_part(self._source, table, part, lane.position)
         found = [(table, table.key(item), item) for item in page.items]
+        due = read_units(_size_bytes(page.items), consistent=True) if self._is_read_priced else 0.0
         for copy_set in gather(found, self._pace, is_priced=self._is_priced):
+            copy_set.units += ceil(due)
+            due = 0.0
             position = position_after(copy_set.writes)
             if not await _write(lane, copy_set, self._pace, position=position):
                 return False
@@ -290,6 +298,7 @@ class Follow:
         self._worker = worker
         self._pace = pace
         self._is_priced = not isinstance(destination, SqliteStore)
+        self._is_read_priced = not self._is_priced and not isinstance(source, SqliteStore)
         self._lanes: list[Lane] = []
         self._turn = asyncio.Lock()
         self._pass_ended = asyncio.Event()
@@ -414,6 +423,10 @@ async def _write(
         if not await _write(lane, single, pace, position=reached):
             return False
     return True
+
+
+def _size_bytes(items: Iterable[Item]) -> int:
+    return sum(map(item_bytes, items))
 
 
 def _hash(table: Table, key: Key) -> int:
