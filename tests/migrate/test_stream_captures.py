@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from tests.engines import dynamo_tables
+from tests.migrate.shards import ShardedStreams
 from tests.storage.contract import SetClock, scan_all
 from tidings.config import DynamoAddress
 from tidings.migrate import stream_captures
@@ -195,3 +196,34 @@ def _expired(iterator: str | None) -> str:
     assert iterator is not None
     content = msgspec.json.decode(base64.urlsafe_b64decode(iterator))
     return base64.urlsafe_b64encode(msgspec.json.encode(content | {"i": 0})).decode()
+
+
+async def test_shards_that_split_are_read_parents_first_and_to_their_ends(place: Place) -> None:
+    """Marks have to be seen in every shard that is open, those that began meanwhile too."""
+    async with ShardedStreams(place.address).serving() as streams:
+        capture = StreamCapture(
+            place.store, place.address, tables=CAPTURED, clock=place.clock, streams=streams.address
+        )
+        await capture.begin()
+        written: set[tuple[str, Key]] = set()
+        copied: set[tuple[str, Key]] = set()
+        for round_number in range(6):
+            rooms = [{"room": f"{round_number}-{number}"} for number in range(5)]
+            await place.store.put_many(ROOMS, rooms)
+            written |= {("rooms", (room["room"],)) for room in rooms}
+            changes = await capture.pending(4)
+            copied |= keys(changes)
+            await capture.forget(changes)
+        assert not await capture.is_drained()
+        await capture.close()
+        later = StreamCapture(
+            place.store, place.address, tables=CAPTURED, clock=place.clock, streams=streams.address
+        )
+        while not await later.is_drained():
+            changes = await later.pending(100)
+            copied |= keys(changes)
+            await later.forget(changes)
+        assert copied == written
+        assert streams.read == {"0", "1", "00", "01", "10", "11"}
+        await later.end()
+        await later.close()

@@ -145,12 +145,16 @@ class StreamCapture:
         *,
         tables: Sequence[Table] = CAPTURED_TABLES,
         clock: Clock = system_clock,
+        streams: DynamoAddress | None = None,
     ) -> None:
-        """`store` is the one at the address; it has the table MOVES too and stays its owner's."""
+        """`store` is the one at the address; it has the table MOVES too and stays its owner's.
+
+        `streams` is where its streams are, if that is elsewhere.
+        """
         self._store = store
         self._calls = store.calls
         self._address = address
-        self._streams_calls = Calls.open(address, api="streams")
+        self._streams_calls = Calls.open(streams or address, api="streams")
         self._tables = {table.name: table for table in tables}
         self._clock = clock
         self._streams: dict[str, _Stream] | None = None
@@ -293,23 +297,26 @@ class StreamCapture:
         """Write marks where an open shard has not shown one; whether there was such a shard."""
         await asyncio.gather(*(self._find_shards(stream) for stream in streams.values()))
         left = [stream for stream in streams.values() if not stream.is_marked]
-        for stream in left:
-            count = min(MARKS_PER_SHARD * len(stream.shards), MARKS_MAX)
-            keys = [
-                self._mark_key(stream.table, f"{stream.mark}#{secrets.token_hex(4)}")
-                for _ in range(count)
-            ]
-            row: Item = {
-                "part": BOOKS_PART,
-                "item": f"{_MARKS_ITEM}#{stream.table.name}#{secrets.token_hex(4)}",
-                "position": [list(key) for key in keys],
-            }
+        await asyncio.gather(*map(self._mark, left))
+        return bool(left)
+
+    async def _mark(self, stream: _Stream) -> None:
+        """Write marks into a table, and first where they can be found again."""
+        table = stream.table
+        count = min(MARKS_PER_SHARD * len(stream.shards), MARKS_MAX)
+        keys = [
+            self._mark_key(table, f"{stream.mark}#{secrets.token_hex(4)}") for _ in range(count)
+        ]
+        row: Item = {
+            "part": BOOKS_PART,
+            "item": f"{_MARKS_ITEM}#{table.name}#{secrets.token_hex(4)}",
+            "position": [list(key) for key in keys],
+        }
+        async with self._turns:
             await self._store.write(Put(MOVES, row))
-            table = stream.table
             await self._store.put_many(
                 table, [dict(zip(table.key_fields, key, strict=True)) for key in keys]
             )
-        return bool(left)
 
     @staticmethod
     def _mark_key(table: Table, name: str) -> Key:
@@ -320,10 +327,12 @@ class StreamCapture:
     async def _remove_marks(self) -> None:
         """Remove all marks, those of one who died, too."""
         page = await self._store.query(MOVES, BOOKS_PART, prefix=f"{_MARKS_ITEM}#")
-        for row in page.items:
-            table = self._tables[row["item"].split("#")[1]]
-            deletes = [Delete(table, tuple(key)) for key in row["position"]]
-            await self._store.write(*deletes)
+        await asyncio.gather(*map(self._unmark, page.items))
+
+    async def _unmark(self, row: Item) -> None:
+        table = self._tables[row["item"].split("#")[1]]
+        async with self._turns:
+            await self._store.write(*(Delete(table, tuple(key)) for key in row["position"]))
             await self._store.write(Delete(MOVES, MOVES.key(row)))
 
     # -- reading
