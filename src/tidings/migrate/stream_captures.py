@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,7 +18,7 @@ from tidings.clock import Clock, system_clock
 from tidings.config import DynamoAddress
 from tidings.errors import Conflict, Unavailable
 from tidings.migrate.captures import CAPTURED_TABLES, Change
-from tidings.storage.attributes import Attributes
+from tidings.migrate.shards import Shard, Stream
 from tidings.storage.calls import Calls, Refused
 from tidings.storage.dynamodb import MARK, DynamoStore
 from tidings.storage.expressions import table_name
@@ -61,76 +60,6 @@ class CaptureLost(Conflict):
         )
 
 
-class _Shard:
-    """One shard: how far it was read, and what of it was not copied yet."""
-
-    def __init__(self, shard_id: str, parent: str | None) -> None:
-        self.shard_id = shard_id
-        self.parent = parent
-        self.iterator: str | None = None
-        self.read: str | None = None
-        """Sequence number of the last record that was read; None before the first."""
-        self.noted: str | None = None
-        """Up to which everything was copied, as the books say."""
-        self.is_open = True
-        """Whether more may come."""
-        self.is_noted_done = False
-        self.copied: str | None = None
-        """Up to which everything was copied."""
-        self.records: deque[tuple[str, Key]] = deque()
-        """Read, in order; the first of them is of a key that waits."""
-        self.waiting: dict[Key, str] = {}
-        """Keys that wait, with their last change."""
-
-    @property
-    def is_done(self) -> bool:
-        """Whether it has ended and all of it was copied."""
-        return not self.is_open and not self.waiting
-
-    def forget(self, key: Key, sequence: str) -> None:
-        """That change was copied."""
-        if self.waiting.get(key) == sequence:
-            del self.waiting[key]
-        while self.records and self.records[0][1] not in self.waiting:
-            self.copied = self.records.popleft()[0]
-
-
-class _Stream:
-    """One table's stream."""
-
-    def __init__(self, table: Table, arn: str) -> None:
-        self.table = table
-        self.arn = arn
-        self.attributes = Attributes(table)
-        self.shards: dict[str, _Shard] = {}
-        self.looked_at: float | None = None
-        self.mark = ""
-        """Begins the marks of the present round."""
-        self.marked: set[str] = set()
-        """Shards that have shown one of them."""
-
-    @property
-    def waiting(self) -> int:
-        """Keys that wait."""
-        return sum(len(shard.waiting) for shard in self.shards.values())
-
-    @property
-    def is_marked(self) -> bool:
-        """Whether every shard that is open has shown a mark."""
-        return all(
-            not shard.is_open or shard.shard_id in self.marked for shard in self.shards.values()
-        )
-
-    def readable(self) -> list[_Shard]:
-        """Shards whose parents were read to their end, and which were not."""
-        return [
-            shard
-            for shard in self.shards.values()
-            if shard.is_open
-            and (shard.parent not in self.shards or not self.shards[shard.parent].is_open)
-        ]
-
-
 class StreamCapture:
     """A `Capture` of DynamoDB tables.
 
@@ -157,7 +86,7 @@ class StreamCapture:
         self._streams_calls = Calls.open(streams or address, api="streams")
         self._tables = {table.name: table for table in tables}
         self._clock = clock
-        self._streams: dict[str, _Stream] | None = None
+        self._streams: dict[str, Stream] | None = None
         self._noted_at_ms = 0
         self._turns = asyncio.Semaphore(TABLES_AT_ONCE_MAX)
 
@@ -293,14 +222,14 @@ class StreamCapture:
 
     # -- marks
 
-    async def _write_marks(self, streams: Mapping[str, _Stream]) -> bool:
+    async def _write_marks(self, streams: Mapping[str, Stream]) -> bool:
         """Write marks where an open shard has not shown one; whether there was such a shard."""
         await asyncio.gather(*(self._find_shards(stream) for stream in streams.values()))
         left = [stream for stream in streams.values() if not stream.is_marked]
         await asyncio.gather(*map(self._mark, left))
         return bool(left)
 
-    async def _mark(self, stream: _Stream) -> None:
+    async def _mark(self, stream: Stream) -> None:
         """Write marks into a table, and first where they can be found again."""
         table = stream.table
         count = min(MARKS_PER_SHARD * len(stream.shards), MARKS_MAX)
@@ -337,12 +266,12 @@ class StreamCapture:
 
     # -- reading
 
-    async def _load(self) -> dict[str, _Stream]:
+    async def _load(self) -> dict[str, Stream]:
         """The streams, from where the books say that they were read; none before the begin."""
         if self._streams is not None:
             return self._streams
         streams = {
-            name: _Stream(self._tables[name], arn)
+            name: Stream(self._tables[name], arn)
             for name, arn in (await self._begun()).items()
             if name in self._tables
         }
@@ -354,7 +283,7 @@ class StreamCapture:
             if not row["item"].startswith("shard#"):
                 continue
             _, name, shard_id = row["item"].split("#", 2)
-            shard = _Shard(shard_id, None)
+            shard = Shard(shard_id, None)
             shard.read = shard.noted = shard.copied = (row.get("position") or [None])[0]
             shard.is_open = row.get("stage") != "done"
             shard.is_noted_done = not shard.is_open
@@ -365,7 +294,7 @@ class StreamCapture:
         self._streams = streams
         return streams
 
-    async def _find_shards(self, stream: _Stream) -> None:
+    async def _find_shards(self, stream: Stream) -> None:
         now = asyncio.get_running_loop().time()
         if stream.looked_at is not None and now - stream.looked_at < SHARDS_LOOK_S:
             return
@@ -388,11 +317,11 @@ class StreamCapture:
             if shard_id not in listed and known.is_done:
                 del stream.shards[shard_id]
         for shard_id, parent in listed.items():
-            known_shard = stream.shards.setdefault(shard_id, _Shard(shard_id, parent))
+            known_shard = stream.shards.setdefault(shard_id, Shard(shard_id, parent))
             known_shard.parent = parent
         stream.looked_at = now
 
-    async def _read(self, stream: _Stream) -> None:
+    async def _read(self, stream: Stream) -> None:
         """Read on in each shard that can be read, as long as there is room."""
         async with self._turns:
             await self._find_shards(stream)
@@ -402,7 +331,7 @@ class StreamCapture:
             if self._clock() - self._noted_at_ms > READ_NOTED_S * 1000:
                 await self._note_read()
 
-    async def _read_shard(self, stream: _Stream, shard: _Shard) -> None:
+    async def _read_shard(self, stream: Stream, shard: Shard) -> None:
         if shard.iterator is None:
             payload = {
                 "StreamArn": stream.arn,
@@ -462,7 +391,7 @@ class StreamCapture:
             if row["item"].startswith("stream#")
         }
 
-    async def _note(self, streams: Mapping[str, _Stream]) -> None:
+    async def _note(self, streams: Mapping[str, Stream]) -> None:
         """Write down how far all was copied."""
         rows: list[Item] = []
         for stream in streams.values():
@@ -502,7 +431,7 @@ class StreamCapture:
         calls: Calls,
         action: str,
         payload: Mapping[str, Any],
-        stream: _Stream | None = None,
+        stream: Stream | None = None,
     ) -> Mapping[str, Any]:
         try:
             return await calls.call(action, payload)
