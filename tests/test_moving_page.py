@@ -30,7 +30,7 @@ from tidings.wire import LIST_LIMIT_MAX
 pytestmark = pytest.mark.slow
 
 PAGE = (Path(__file__).parents[1] / "docs" / "moving.md").read_text()
-SECTION_S = 90.0
+SECTION_S = 150.0
 PEOPLE = ["ann", "ben", "cem"]
 
 Scene: TypeAlias = Callable[[Path], AbstractAsyncContextManager[Mapping[str, str]]]
