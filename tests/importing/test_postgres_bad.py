@@ -15,7 +15,7 @@ from tests.importing.scene import Scene, scene
 from tests.importing.shop import TABLES, Application, Shop
 from tests.postgres_server import PostgresServer, needs_postgres, running_postgres
 from tidings.errors import Conflict, Unavailable, ValidationFailed
-from tidings.importing import postgres
+from tidings.importing import postgres, postgres_changes
 from tidings.importing.postgres import Source, looked_up
 from tidings.importing.postgres_changes import (
     Changes,
@@ -275,6 +275,21 @@ async def test_forgotten_slots_are_named(shop: Shop) -> None:
         warnings = await other.warnings(connection)
         assert any("tidings_forgotten is not in use" in line for line in warnings)
         await forgotten.end(connection)
+
+
+async def test_a_slot_waits_for_nobody_for_ever(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres_changes, "SLOT_S", 0.3)
+    catalogue = await looked_up(Source(shop.url), shop.mapping)
+    watch = Decoded(shop.mapping, catalogue, "tidings_waiting")
+    async with Source(shop.url).connected() as busy, Source(shop.url).connected() as connection:
+        await busy.execute("BEGIN")
+        await busy.execute("INSERT INTO people VALUES ('x')")
+        with pytest.raises(Conflict, match="transactions are open"):
+            await watch.begin(connection)
+        await busy.execute("COMMIT")
+    assert shop.ask("SELECT slot_name FROM pg_replication_slots") == []
 
 
 async def test_without_the_right_there_is_no_slot(server: PostgresServer, shop: Shop) -> None:

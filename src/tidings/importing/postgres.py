@@ -16,7 +16,7 @@ from typing import Any, TypeAlias, TypeVar
 import msgspec
 import psycopg
 import structlog
-from psycopg import AsyncConnection, sql
+from psycopg import AsyncConnection, AsyncCursor, sql
 from psycopg.types.string import TextLoader
 
 from tidings.errors import Unavailable, ValidationFailed
@@ -36,6 +36,8 @@ SEGMENTS_PER_CONNECTION = 2
 CONNECT_S = 10
 SILENCE_S = 60
 """After so long without a sign of the network a connection is given up."""
+ANSWER_S = 3_600.0
+"""How long the database may take for one answer; the first of a cursor sorts a part of a table."""
 RETURNS_AWAITED_MAX = 8
 """How often in a row a source that went away is awaited without any progress."""
 PAUSE_S = 0.5
@@ -67,6 +69,14 @@ class _UncheckedText(TextLoader):
         return bytes(data).decode("utf-8", "surrogateescape")
 
 
+class _Connection(AsyncConnection[Any]):
+    """A connection on which nothing is awaited for ever."""
+
+    async def execute(self, *given: Any, **named: Any) -> AsyncCursor[Any]:
+        async with asyncio.timeout(ANSWER_S):
+            return await super().execute(*given, **named)
+
+
 class Source:
     """The database: connections to it, and patience with it."""
 
@@ -77,7 +87,7 @@ class Source:
     @asynccontextmanager
     async def connected(self) -> AsyncIterator[AsyncConnection[Any]]:
         """A connection whose statements commit by themselves. Raises one of LOST."""
-        connection = await AsyncConnection.connect(
+        connection = await _Connection.connect(
             self._url,
             autocommit=True,
             connect_timeout=CONNECT_S,

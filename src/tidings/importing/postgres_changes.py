@@ -8,6 +8,7 @@ whose column was not touched. Either way the rows are read again as they are the
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from collections.abc import AsyncGenerator, Iterator
@@ -26,6 +27,8 @@ KEYS_TOGETHER = 1_000
 """Changed rows that are read again and stored together."""
 CHANGES_TOGETHER = 20_000
 """Changes of one look at a slot; it sees whole transactions, so they may be more."""
+SLOT_S = 120.0
+"""How long the making of a slot may wait for transactions that are under way."""
 OVERLAP_MS = 60_000
 """How far back updated-at columns are looked at again, for those who commit late."""
 PLUGIN = "test_decoding"
@@ -124,9 +127,7 @@ class Decoded:
         )
         row = await found.fetchone()
         if row is None:
-            await connection.execute(
-                "SELECT pg_create_logical_replication_slot(%s, %s)", (self.slot, PLUGIN)
-            )
+            await self._make(connection)
             return True
         if row[0] == "lost" or not row[2]:
             raise Conflict(
@@ -137,6 +138,18 @@ class Decoded:
         if row[1]:
             raise Conflict(f"The slot {self.slot} is in use: another import goes on with it.")
         return False
+
+    async def _make(self, connection: AsyncConnection[Any]) -> None:
+        try:
+            async with asyncio.timeout(SLOT_S):
+                await connection.execute(
+                    "SELECT pg_create_logical_replication_slot(%s, %s)", (self.slot, PLUGIN)
+                )
+        except TimeoutError:
+            raise Conflict(
+                "The server makes no slot as long as transactions are open that have written"
+                " something: pg_stat_activity shows who they are. End them, and begin again."
+            ) from None
 
     async def warnings(self, connection: AsyncConnection[Any]) -> list[str]:
         """What may go wrong with slots on this server."""

@@ -7,7 +7,6 @@ the order of their bytes, whatever their types are. What belongs to no chat, or 
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from collections.abc import Mapping as Mapped
 from contextlib import AsyncExitStack, aclosing
@@ -23,8 +22,6 @@ from tidings.importing.records import MemberRecord, MessageRecord, UserRecord, f
 
 ROWS_TOGETHER = 2_000
 """Rows of one cursor that are fetched at once."""
-FETCH_S = 3_600.0
-"""How long the database may take for one fetch; the first of a cursor sorts a part of a table."""
 PLAIN_CHARACTERS = 40
 """A key of letters and digits that is shorter fits into an id with any name before it."""
 USERS_REMEMBERED_MAX = 20_000
@@ -255,26 +252,23 @@ class Reading:
         self, connection: AsyncConnection[Any], messages: list[str]
     ) -> dict[str, str]:
         """Message to chat, for those that are there."""
-        async with asyncio.timeout(FETCH_S):
-            found = await connection.execute(self._queries.chats_of(messages))
-            return {key: chat for key, chat in await found.fetchall() if chat is not None}
+        found = await connection.execute(self._queries.chats_of(messages))
+        return {key: chat for key, chat in await found.fetchall() if chat is not None}
 
     async def first_message(
         self, connection: AsyncConnection[Any], chat: str
     ) -> tuple[str, str] | None:
         """The client_id and the sender of a chat's oldest message."""
-        async with asyncio.timeout(FETCH_S):
-            found = await connection.execute(self._queries.first_message(chat))
-            row = await found.fetchone()
+        found = await connection.execute(self._queries.first_message(chat))
+        row = await found.fetchone()
         return None if row is None else (self.client_id(row[0]), self.user_id(row[1]))
 
     async def other_chats(
         self, connection: AsyncConnection[Any], chat: str, users: list[str]
     ) -> list[str]:
         """Other chats in which these two are."""
-        async with asyncio.timeout(FETCH_S):
-            found = await connection.execute(self._queries.other_chats(chat, users))
-            return [key for (key,) in await found.fetchall()]
+        found = await connection.execute(self._queries.other_chats(chat, users))
+        return [key for (key,) in await found.fetchall()]
 
     async def changed_since(
         self, connection: AsyncConnection[Any], section: str, since_ms: int
@@ -307,11 +301,9 @@ async def fetched(
     """Rows in pages, by a cursor of the server's, in a transaction of the connection."""
     declare = sql.SQL("DECLARE {} NO SCROLL CURSOR FOR {}").format(sql.Identifier(name), query)
     fetch = sql.SQL("FETCH FORWARD {} FROM {}").format(ROWS_TOGETHER, sql.Identifier(name))
-    async with asyncio.timeout(FETCH_S):
-        await connection.execute(declare)
+    await connection.execute(declare)
     while True:
-        async with asyncio.timeout(FETCH_S):
-            rows = await (await connection.execute(fetch)).fetchall()
+        rows = await (await connection.execute(fetch)).fetchall()
         if rows:
             yield rows
         if len(rows) < ROWS_TOGETHER:
