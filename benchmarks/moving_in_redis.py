@@ -208,14 +208,6 @@ async def differing(redis: Redis, store: Store, workspace: str, people: int) -> 
         ]
         lines += len(expected)
         wrong += found != expected
-        if found != expected and wrong < 4:
-            print(
-                owner,
-                [(a, b) for a, b in zip(expected, found) if a != b][:4],
-                len(expected),
-                len(found),
-                set(expected) ^ set(found),
-            )
     return lines, wrong
 
 

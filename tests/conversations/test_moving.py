@@ -158,7 +158,7 @@ async def test_what_tidings_can_not_take_waits_in_its_order(
     stages = Stages(redis)
     async with served(tmp_path) as site, moving(redis, site.client) as lists:
         for stage in ("noted", "both"):
-            await stages.change(stage)  # type: ignore[arg-type]
+            await stages.change(stage)
         await lists.touch(message("p0", "p1", 0))
         await settled(lists)
         url, key = str(site.client.url), site.client.token
@@ -180,7 +180,7 @@ async def test_a_process_that_slept_through_the_switch_goes_on_in_tidings(
         busy = await stack.enter_async_context(moving(redis, site.client))
         asleep = moving(redis, site.client)  # copies nothing, and does not look
         for stage in ("noted", "both"):
-            await busy.stages.change(stage)  # type: ignore[arg-type]
+            await busy.stages.change(stage)
         await asleep.touch(message("p0", "p1", 1))
         assert (await asleep.stages.now()).name == "both"
         await busy.stages.change("tidings")
@@ -199,7 +199,7 @@ async def test_the_last_stage_needs_no_redis(
 ) -> None:
     async with moving(redis, site.client) as lists:
         for stage in ("noted", "both", "tidings"):
-            await lists.stages.change(stage)  # type: ignore[arg-type]
+            await lists.stages.change(stage)
         await lists.touch(message("p0", "p1", 1))
         await server.stop()
         await lists.touch(message("p0", "p1", 2))
@@ -220,7 +220,7 @@ async def test_redis_away_is_said_and_nothing_is_made_up(
 async def test_what_tidings_refuses_is_kept_and_holds_nobody_up(redis: Redis, site: Served) -> None:
     async with moving(redis, site.client) as lists:
         for stage in ("noted", "both"):
-            await lists.stages.change(stage)  # type: ignore[arg-type]
+            await lists.stages.change(stage)
         await lists.touch(message("p0", "p1", 1))
         changed = Message("p0", "p1", "m1", AT_MS, "the same id, another text")
         await lists.touch(changed)
@@ -237,7 +237,7 @@ async def test_what_tidings_refuses_is_kept_and_holds_nobody_up(redis: Redis, si
 async def test_lists_that_differ_are_found_and_mended(redis: Redis, site: Served) -> None:
     async with moving(redis, site.client) as lists:
         for stage in ("noted", "both"):
-            await lists.stages.change(stage, shadow=1.0)  # type: ignore[arg-type]
+            await lists.stages.change(stage, shadow=1.0)
         for number in range(4):
             await lists.touch(message(f"p{number}", "p7", number))
         await settled(lists)
@@ -271,7 +271,7 @@ async def test_one_process_copies_at_a_time_and_another_takes_over(
     assert await lease.acquire(blocking=False)  # of a process that has died
     async with one_after_the_other(redis, site.client) as lists:
         for stage in ("noted", "both"):
-            await lists.stages.change(stage)  # type: ignore[arg-type]
+            await lists.stages.change(stage)
         await act(lists, random.Random(7), range(60))
         await settled(lists)
         assert await differences(lists) == []

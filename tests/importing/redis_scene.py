@@ -13,8 +13,9 @@ from tidings.chat.audit import audit
 from tidings.cli.parts import open_parts
 from tidings.clock import system_clock
 from tidings.conversations import Journal, Mapping
-from tidings.importing.redis import RedisImport, Report
+from tidings.importing.redis import RedisImport
 from tidings.importing.redis_odd import Odd
+from tidings.importing.redis_report import Report
 
 WORKSPACE = "acme"
 

@@ -142,16 +142,12 @@ class Messages:
                 added += result.is_new
         return ImportResult(added, len(messages) - added)
 
-    def body_hash(self, text: str) -> str:
-        """What the receipt of an imported message keeps of it."""
-        return _hash(text, [], None, [])
-
     def _imported(self, message: ImportedMessage) -> Post:
         _check_text(message.text)
         return Post(
             sender_id=message.sender_id,
             client_id=message.client_id,
-            body_hash=self.body_hash(message.text),
+            body_hash=body_hash(message.text),
             entry_id=self._ids.new("ent"),
             at=message.created_at_ms,
             text=message.text,
@@ -358,6 +354,11 @@ def _check_emoji(emoji: str) -> None:
     is_fit = 1 <= len(emoji) <= EMOJI_CHARACTERS_MAX and "#" not in emoji
     if not is_fit or any(unicodedata.category(each) in _NOT_EMOJI for each in emoji):
         raise _refused("emoji", f"It has 1 to {EMOJI_CHARACTERS_MAX} characters, none of control.")
+
+
+def body_hash(text: str) -> str:
+    """What the receipt of an imported message keeps of it."""
+    return _hash(text, [], None, [])
 
 
 def _hash(

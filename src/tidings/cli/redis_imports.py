@@ -15,8 +15,8 @@ from tidings.cli.parts import STORE_DEFAULT, AsJson, StoreUrl, WorkspaceName, op
 from tidings.clock import system_clock
 
 if TYPE_CHECKING:
-    from tidings.importing.redis import Report
     from tidings.importing.redis_odd import Odd
+    from tidings.importing.redis_report import Report
 
 SOURCE_TIMEOUT_S = 10.0
 """For one call to Redis; calls are repeated for as long as the import has patience."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 
 import structlog
 from redis.exceptions import LockError
 
-from tidings.conversations.interface import Away, Refused
+from tidings.conversations.interface import Away, ConversationsError, Refused
 from tidings.conversations.journal import Noted
 from tidings.conversations.redis_lists import translated
 from tidings.conversations.stages import Stages
@@ -46,14 +47,16 @@ class Copier:
     async def run(self) -> None:
         """Copy until cancelled, in the stages in which Tidings gets everything."""
         pause_s = LOOK_S
-        is_running = True
-        while is_running:
+        while not _is_ending():
             try:
                 copied = await self.step()
                 pause_s = LOOK_S
-            except (Away, LockError) as error:
+            except ConversationsError as error:
                 _log.warning("conversations_not_copied", error=str(error))
                 copied, pause_s = 0, min(PAUSE_S_MAX, pause_s * 2)
+            except Exception:  # noqa: BLE001  # the root of a task
+                _log.exception("unexpected", place="conversations")
+                copied, pause_s = 0, PAUSE_S_MAX
             if not copied:
                 await self._wait(pause_s)
 
@@ -89,7 +92,8 @@ class Copier:
             raise Away("Tidings is slow") from error
         finally:
             async with translated():
-                await lease.release()
+                with suppress(LockError):  # it ended meanwhile, and may be somebody else's
+                    await lease.release()
 
     async def _copy(self, batch: Sequence[Noted]) -> int:
         if not batch:
@@ -132,3 +136,11 @@ class Copier:
                 _log.warning("conversation_refused", id=noted.id, reason=str(refused))
                 await self._journal.refuse(noted, str(refused))
         return True
+
+
+def _is_ending() -> bool:
+    """Whether this task was cancelled: a call to Redis that ends at the same moment may hide it
+    (`asyncio.wait_for` of Python 3.11).
+    """
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

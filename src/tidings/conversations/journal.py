@@ -6,6 +6,7 @@ when Tidings has it. All of them may be carried out twice without harm.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -17,6 +18,7 @@ from tidings.conversations.redis_lists import Pipe, translated
 
 OPERATIONS_MAX = 1_000_000
 """Operations that wait, some 200 bytes each; past it the oldest are lost, and counted as such."""
+READ_TOGETHER = 1_000
 REFUSED_MAX = 10_000
 """Operations that Tidings does not take and that are kept to be looked at."""
 
@@ -68,6 +70,17 @@ class Journal:
             pipe.xdel(self._waiting, *[noted.id for noted in done])
             pipe.incrby(self._copied, len(done))
             await pipe.execute()
+
+    async def forget_where(self, is_done: Callable[[Noted], bool]) -> int:
+        """Forget those of which that is so; how many they were."""
+        count, after = 0, None
+        while noted := await self.read(READ_TOGETHER, after=after):
+            after = noted[-1].id
+            done = [each for each in noted if is_done(each)]
+            if done:
+                await self.forget(done)
+                count += len(done)
+        return count
 
     async def refuse(self, noted: Noted, reason: str) -> None:
         """Keep an operation that Tidings does not take, with the reason."""

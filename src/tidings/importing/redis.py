@@ -9,105 +9,24 @@ own commits; those that are there already stay as they are. So a second run adds
 
 from __future__ import annotations
 
-import asyncio
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from collections.abc import Mapping as Places
-from functools import partial
 from pathlib import Path
-from typing import Protocol, TypeAlias
 
-import msgspec
 from redis.asyncio import Redis
 
-from tidings import wire
 from tidings.chat.chat import Chat
-from tidings.chat.commands import Create, Hide, Mute, Read
-from tidings.chat.messages import ImportedMessage
-from tidings.chat.rows import Participation, RoomRow, participation_to_item, room_to_item
 from tidings.clock import Clock
-from tidings.conversations.journal import Journal, Noted, place_of
-from tidings.conversations.lines import Line
+from tidings.conversations.journal import Journal
 from tidings.conversations.mapping import Mapping
-from tidings.errors import Conflict
-from tidings.ids import IdMaker, pair_room_id
-from tidings.importing.redis_folding import Folded, Seat, fold
+from tidings.importing.redis_adding import Adding
+from tidings.importing.redis_loading import Loading, Pace, Price, Progress
 from tidings.importing.redis_odd import Odd
-from tidings.importing.redis_source import Pair, Place, RedisSource, Side
-from tidings.importing.redis_staging import StagedRow, Staging
-from tidings.people.rows import UserRow, user_to_item
-from tidings.storage.interface import (
-    PAGE_ITEMS_MAX,
-    Delete,
-    Item,
-    Store,
-    Table,
-    Update,
-)
-from tidings.storage.tables import (
-    BADGES,
-    ENTRIES,
-    INBOXES,
-    MEMBERS,
-    MOVES,
-    RECEIPTS,
-    ROOMS,
-    USERS,
-    room_key,
-    user_key,
-)
+from tidings.importing.redis_people import People
+from tidings.importing.redis_report import Report
+from tidings.importing.redis_source import RedisSource
+from tidings.storage.interface import PAGE_ITEMS_MAX, Store, Update
+from tidings.storage.tables import MOVES, ROOMS
 
-ITEMS_TOGETHER = 5_000
-"""Items of one table that are put together."""
-OWNERS_TOGETHER = 500
-COMMITS_TOGETHER = 16
-"""Conversations that go by the service's own commits at one time."""
-REMOVED_TOGETHER = 90
-OPERATIONS_TOGETHER = 1_000
-FIRST_PLACE = "0-0"
-"""Before every operation of a journal."""
-PACED_TOGETHER = 100
-"""Items that a budget lets through together."""
 LOADING, LOADED = "loading", "loaded"
-
-Progress: TypeAlias = Callable[[str, int], None]
-"""(what is being done, how many lines so far)"""
-
-
-class Pace(Protocol):
-    """Lets units through."""
-
-    async def take(self, units: float) -> None:
-        """Return when that much may be spent."""
-        ...
-
-
-Price: TypeAlias = Callable[[Table, Item], float]
-"""The write units of an item."""
-
-
-class Report(msgspec.Struct):
-    """What an import did: counts of effects, not of attempts."""
-
-    lists: int = 0
-    members: int = 0
-    """Lines of all lists in Redis; the keys are not counted."""
-    lines_added: int = 0
-    lines_present: int = 0
-    lines_hidden: int = 0
-    """Of the other side, where only one of the two has the conversation on their list."""
-    rooms_made: int = 0
-    rooms_present: int = 0
-    messages_added: int = 0
-    users_made: int = 0
-    users_present: int = 0
-    unread_in_source: int = 0
-    unread_carried: int = 0
-    operations_seen: int = 0
-    """Noted operations whose effect was there already when their conversation was read."""
-    left_out: Counter[str] = msgspec.field(default_factory=Counter)
-    changed: Counter[str] = msgspec.field(default_factory=Counter)
-    """What came along otherwise than it was, by reason."""
 
 
 class RedisImport:
@@ -133,21 +52,29 @@ class RedisImport:
 
         `folder` is for what waits on disk; None: where the system keeps its temporary files.
         """
+        self.report = Report()
         self._store = store
-        self._chat = chat
         self._workspace = workspace
         self._mapping = mapping
         self._odd = odd
-        self._clock = clock
-        self._ids = IdMaker(clock)
         self._journal = journal
-        self._folder = folder
-        self._pace = pace
-        self._price = price
-        self._waiting: dict[str, tuple[Table, list[Item]]] = {}
-        self._role: wire.Role = "customer" if mapping.people is None else mapping.people.role
-        self._putting: asyncio.Task[None] | None = None
-        self.report = Report()
+        people = People(store, workspace, mapping, odd, self.report, clock)
+        self._loading = Loading(
+            store,
+            workspace,
+            mapping,
+            odd,
+            self.report,
+            people,
+            clock,
+            journal,
+            folder,
+            pace,
+            price,
+        )
+        self._adding = Adding(
+            store, chat, workspace, mapping, odd, self.report, people, clock, journal
+        )
 
     async def run(self, redis: Redis, progress: Progress | None = None) -> Report:
         """Import all lists of the server.
@@ -162,13 +89,13 @@ class RedisImport:
         stage = ((await self._store.get(MOVES, mark)) or {}).get("stage")
         if stage == LOADING:
             show("Removing what a broken import left", 0)
-            await self._remove_all()
+            await self._loading.remove_all()
         if stage == LOADING or not await self._is_used():
             await self._note(mark, LOADING)
-            await self._load(source, show)
+            await self._loading.run(source, show)
             await self._note(mark, LOADED)
         else:
-            await self._add(source, show)
+            await self._adding.run(source, show)
         report = self.report
         report.lists, report.members = source.owners, source.members
         report.left_out, report.changed = self._odd.left_out, self._odd.changed
@@ -186,374 +113,3 @@ class RedisImport:
                 return True
             if (after := page.after) is None:
                 return False
-
-    # --- in bulk -------------------------------------------------------------------------------
-
-    async def _load(self, source: RedisSource, show: Progress) -> None:
-        staging = Staging(self._folder)
-        try:
-            async for pairs in source.pairs():
-                now_ms = self._clock()
-                lines: list[StagedRow] = []
-                for pair in pairs:
-                    folded = fold(self._mapping, pair, now_ms, self._odd)
-                    if not staging.has(folded.seats[0].user_id, folded.room_id):
-                        lines += self._take(folded)
-                staging.put(lines)
-                await self._put_beside()
-                show("Reading", source.members)
-            await self._put(1)
-            await self._settle(source, staging)
-            await self._put(1)
-            await self._load_lists(source, staging, show)
-        finally:
-            await self._end_putting()
-            staging.close()
-
-    async def _settle(self, source: RedisSource, staging: Staging) -> None:
-        """Bring what was read at different moments to one, which is a place of the journal.
-
-        Then all operations up to there are here already, and go. Were they to go one conversation
-        at a time, the others would be carried out in another order than they were made.
-        """
-        journal = self._journal
-        if journal is None:
-            return
-        last, count = FIRST_PLACE, OPERATIONS_TOGETHER
-        while operations := await journal.read(OPERATIONS_TOGETHER, after=last):
-            if not all(_is_seen(each, staging) for each in operations):
-                break
-            last = operations[-1].id
-        while count == OPERATIONS_TOGETHER:
-            last, count, found = await source.changed(last, OPERATIONS_TOGETHER)
-            await self._take_again(staging, found, place_of(last))
-        await self._forget_seen(partial(_is_seen, staging=staging))
-
-    async def _take_again(
-        self,
-        staging: Staging,
-        found: Sequence[tuple[tuple[str, str], Pair | None]],
-        place: Place,
-    ) -> None:
-        now_ms = self._clock()
-        await self._put(1)
-        lines: list[StagedRow] = []
-        for (one, other), pair in found:
-            room_id = pair_room_id(one, other)
-            if staging.noted(one, room_id) is not None:
-                await self._clear_log(room_key(self._workspace, room_id))
-            if pair is None:  # it is on nobody's list
-                line = Pair((Side(one, 0.0, Line()), None), other, place)
-                folded = fold(self._mapping, line, now_ms, self._odd)
-                hidden = msgspec.structs.replace(folded.seats[0], is_hidden=True)
-                folded = msgspec.structs.replace(folded, seats=(hidden, folded.seats[1]))
-            else:
-                folded = fold(self._mapping, pair, now_ms, self._odd)
-            lines += self._take(folded)
-        staging.put(lines)
-        await self._put(ITEMS_TOGETHER)
-
-    async def _clear_log(self, room: str) -> None:
-        """Take away the log of a room that nobody sees yet."""
-        for table in (ENTRIES, RECEIPTS):
-            page = await self._store.query(table, room)
-            while page.items:
-                keys = [table.key(item) for item in page.items]
-                for start in range(0, len(keys), REMOVED_TOGETHER):
-                    part = keys[start : start + REMOVED_TOGETHER]
-                    await self._store.write(*[Delete(table, key) for key in part])
-                page = await self._store.query(table, room)
-
-    async def _forget_seen(self, is_seen: Callable[[Noted], bool]) -> None:
-        """Take the operations out of the journal whose effect is here already."""
-        if self._journal is None:
-            return
-        after: str | None = None
-        while operations := await self._journal.read(OPERATIONS_TOGETHER, after=after):
-            after = operations[-1].id
-            seen = [each for each in operations if is_seen(each)]
-            if seen:
-                await self._journal.forget(seen)
-                self.report.operations_seen += len(seen)
-
-    def _take(self, folded: Folded) -> list[StagedRow]:
-        """Let the room with its log wait to be put; the lines of its two people."""
-        log, seats = folded.log, folded.seats
-        key = room_key(self._workspace, folded.room_id)
-        head = len(log)
-        active_at = max(seats[0].active_at, seats[1].active_at)
-        room = RoomRow(
-            workspace=self._workspace,
-            room_id=folded.room_id,
-            kind="direct",
-            created_at=log[0].at_ms if log else active_at,
-            head=head,
-            epoch=2,
-            member_count=2,
-            listed_at=active_at // 60_000,
-        )
-        self._wait(ROOMS, (room_to_item(room),))
-        self._wait(
-            MEMBERS,
-            (
-                {"room": key, "user_id": seat.user_id, "role": "member", "joined_seq": 0}
-                for seat in seats
-            ),
-        )
-        self._wait(
-            ENTRIES,
-            (
-                {
-                    "room": key,
-                    "seq": seq,
-                    "id": self._ids.new("ent"),
-                    "type": "text",
-                    "sender_id": said.sender_id,
-                    "client_id": said.client_id,
-                    "text": said.text,
-                    "created_at": said.at_ms,
-                }
-                for seq, said in enumerate(log, 1)
-            ),
-        )
-        self._wait(
-            RECEIPTS,
-            (
-                {
-                    "room": key,
-                    "receipt": f"{said.sender_id}#{said.client_id}",
-                    "seq": seq,
-                    "body_hash": self._chat.messages.body_hash(said.text),
-                }
-                for seq, said in enumerate(log, 1)
-            ),
-        )
-        return [self._line(folded, seat, peer) for seat, peer in (seats, seats[::-1])]
-
-    def _line(self, folded: Folded, seat: Seat, peer: Seat) -> StagedRow:
-        head = len(folded.log)
-        row = Participation(
-            room_id=folded.room_id,
-            kind="direct",
-            peer_id=peer.user_id,
-            unread=seat.unread,
-            read_seq=seat.read_seq,
-            counted_seq=head,
-            is_muted=seat.is_muted,
-            hidden_seq=head if seat.is_hidden else None,
-            preview=folded.log[-1].text[: wire.PREVIEW_CHARACTERS_MAX] if head else None,
-            preview_seq=head,
-            active_at=seat.active_at,
-        )
-        return StagedRow(
-            seat.user_id, seat.name, peer.name, seat.score, folded.noted, seat.unread_in_source, row
-        )
-
-    async def _load_lists(self, source: RedisSource, staging: Staging, show: Progress) -> None:
-        people: dict[str, str] = {}
-        badges: list[Item] = []
-        done = 0
-        for user_id, staged_rows in staging.lists():
-            version = unread = 0
-            rows: list[Item] = []
-            name = user_id
-            for staged in staged_rows:
-                version += 1
-                name, row = staged.name, staged.row
-                self._count(staged)
-                row.feed = version
-                row.unread_feed = version if row.unread else None
-                row.marks = f"{version}:{row.counted_seq}"
-                if not row.is_muted:
-                    unread += row.unread
-                rows.append(participation_to_item(row, self._workspace, user_id))
-            self._wait(INBOXES, rows)
-            badges.append(
-                {
-                    "user": user_key(self._workspace, user_id),
-                    "unread": unread,
-                    "mentions": 0,
-                    "version": version,
-                    "read_version": version,
-                }
-            )
-            people[user_id] = name
-            done += len(rows)
-            if len(people) >= OWNERS_TOGETHER:
-                await self._put_people(source, people, badges)
-                people, badges = {}, []
-                await self._put_beside()
-                show("Writing lists", done)
-        await self._put_people(source, people, badges)
-        await self._put(1)
-
-    def _count(self, staged: StagedRow) -> None:
-        """One of the two lines of a room, ready to be stored."""
-        report, row = self.report, staged.row
-        is_first = row.peer_id is None or staged.user_id < row.peer_id
-        report.rooms_made += is_first
-        report.messages_added += row.counted_seq if is_first else 0
-        report.lines_hidden += row.is_hidden
-        report.lines_added += not row.is_hidden
-        report.unread_in_source += staged.unread_in_source
-        report.unread_carried += row.unread
-
-    async def _put_people(
-        self, source: RedisSource, people: dict[str, str], badges: list[Item]
-    ) -> None:
-        """People and totals; nobody may have a total yet."""
-        if not people:
-            return
-        keys = [(user_key(self._workspace, user_id),) for user_id in people]
-        there = await self._store.get_many(BADGES, keys)
-        if any(item is not None for item in there):
-            raise Conflict("The workspace was used while it was loaded: run the import again.")
-        await self._make_users(source, people)
-        self._wait(BADGES, badges)
-
-    async def _make_users(self, source: RedisSource, people: dict[str, str]) -> None:
-        keys = [(user_key(self._workspace, user_id),) for user_id in people]
-        found = await self._store.get_many(USERS, keys)
-        missing = [user_id for user_id, item in zip(people, found, strict=True) if item is None]
-        names = await source.names([people[user_id] for user_id in missing])
-        for user_id in missing:
-            if user_id != people[user_id]:
-                reason = "its name is no id, and became a hash"
-                self._odd.add("person", people[user_id], reason, detail=user_id)
-        now_ms = self._clock()
-        users = [
-            UserRow(
-                workspace=self._workspace,
-                user_id=user_id,
-                name=(name or people[user_id])[: wire.NAME_CHARACTERS_MAX],
-                role=self._role,
-                created_at=now_ms,
-                updated_at=now_ms,
-            )
-            for user_id, name in zip(missing, names, strict=True)
-        ]
-        self.report.users_made += len(missing)
-        self.report.users_present += len(people) - len(missing)
-        await self._put_paced(USERS, [user_to_item(user) for user in users])
-
-    def _wait(self, table: Table, items: Iterable[Item]) -> None:
-        self._waiting.setdefault(table.name, (table, []))[1].extend(items)
-
-    async def _put_beside(self) -> None:
-        """Put what is enough to be put together, while the next of it is made ready."""
-        if any(len(items) >= ITEMS_TOGETHER for _, items in self._waiting.values()):
-            if self._putting is not None:
-                await self._putting
-            self._putting = asyncio.create_task(self._put_waiting(ITEMS_TOGETHER))
-
-    async def _end_putting(self) -> None:
-        """Leave nothing running behind."""
-        if self._putting is not None:
-            self._putting.cancel()
-            await asyncio.wait([self._putting])
-
-    async def _put(self, least: int) -> None:
-        """Put what waits of each table of which so much waits, after what is being put."""
-        if self._putting is not None:
-            await self._putting
-            self._putting = None
-        await self._put_waiting(least)
-
-    async def _put_waiting(self, least: int) -> None:
-        for name, (table, items) in list(self._waiting.items()):
-            if len(items) >= least:
-                del self._waiting[name]
-                await self._put_paced(table, items)
-
-    async def _put_paced(self, table: Table, items: Sequence[Item]) -> None:
-        if self._pace is None:
-            await self._store.put_many(table, items)
-            return
-        for start in range(0, len(items), PACED_TOGETHER):
-            part = items[start : start + PACED_TOGETHER]
-            await self._pace.take(sum(self._price(table, item) for item in part))
-            await self._store.put_many(table, part)
-
-    async def _remove_all(self) -> None:
-        """Take away the rooms, logs, rows and totals of the workspace."""
-        for table in (INBOXES, BADGES, RECEIPTS, ENTRIES, MEMBERS, ROOMS):
-            after = None
-            while True:
-                page = await self._store.scan(table, limit=PAGE_ITEMS_MAX, after=after)
-                keys = [
-                    table.key(item)
-                    for item in page.items
-                    if item[table.partition].startswith(f"{self._workspace}#")
-                ]
-                for start in range(0, len(keys), REMOVED_TOGETHER):
-                    part = keys[start : start + REMOVED_TOGETHER]
-                    await self._store.write(*[Delete(table, key) for key in part])
-                if (after := page.after) is None:
-                    break
-
-    # --- beside a service ----------------------------------------------------------------------
-
-    async def _add(self, source: RedisSource, show: Progress) -> None:
-        turns = asyncio.Semaphore(COMMITS_TOGETHER)
-        async for pairs in source.pairs():
-            now_ms = self._clock()
-            folded = [fold(self._mapping, pair, now_ms, self._odd) for pair in pairs]
-            keys = [(room_key(self._workspace, each.room_id),) for each in folded]
-            found = await self._store.get_many(ROOMS, keys) if keys else []
-            new = [each for each, item in zip(folded, found, strict=True) if item is None]
-            self.report.rooms_present += len(folded) - len(new)
-            for each, item in zip(folded, found, strict=True):
-                if item is not None:
-                    self.report.lines_present += sum(not seat.is_hidden for seat in each.seats)
-            people = {seat.user_id: seat.name for each in new for seat in each.seats}
-            if people:
-                await self._make_users(source, people)
-            async with asyncio.TaskGroup() as group:
-                for each in new:
-                    group.create_task(self._commit(each, turns))
-            seen = {(seat.user_id, each.room_id): each.noted for each in new for seat in each.seats}
-            if any(place > (0, 0) for place in seen.values()):
-                await self._forget_seen(partial(_is_among, seen=seen))
-            show("Adding", source.members)
-
-    async def _commit(self, folded: Folded, turns: asyncio.Semaphore) -> None:
-        """One conversation by the service's own commits."""
-        report, room_id, workspace = self.report, folded.room_id, self._workspace
-        submit = self._chat.commits.submit
-        async with turns:
-            now_ms = self._clock()
-            room = RoomRow(workspace, room_id, "direct", now_ms)
-            founders = tuple((seat.user_id, "member") for seat in folded.seats)
-            _, is_new = await submit(workspace, room_id, Create(room, founders, at=now_ms))
-            report.rooms_made += is_new
-            report.rooms_present += not is_new
-            messages = [
-                ImportedMessage(said.sender_id, said.client_id, said.text, said.at_ms)
-                for said in folded.log
-            ]
-            result = await self._chat.messages.import_entries(workspace, room_id, messages)
-            report.messages_added += result.added
-            for seat in folded.seats:
-                report.unread_in_source += seat.unread_in_source
-                report.unread_carried += seat.unread
-                report.lines_hidden += seat.is_hidden
-                report.lines_added += not seat.is_hidden
-                if seat.read_seq:
-                    await submit(workspace, room_id, Read(seat.user_id, seat.read_seq))
-                if seat.is_muted:
-                    await submit(workspace, room_id, Mute(seat.user_id, True))
-                if seat.is_hidden:
-                    await submit(workspace, room_id, Hide(seat.user_id, True))
-
-
-def _is_seen(noted: Noted, staging: Staging) -> bool:
-    """Whether the operation was made before its conversation was read."""
-    one, other = noted.operation.pair
-    place = staging.noted(one, pair_room_id(one, other))
-    return place is not None and noted.place <= place
-
-
-def _is_among(noted: Noted, seen: Places[tuple[str, str], Place]) -> bool:
-    one, other = noted.operation.pair
-    place = seen.get((one, pair_room_id(one, other)))
-    return place is not None and noted.place <= place
