@@ -18,7 +18,7 @@ from tidings.conversations.journal import Journal, Noted
 from tidings.conversations.mapping import Mapping
 from tidings.ids import pair_room_id
 from tidings.importing.redis_folding import Folded, fold
-from tidings.importing.redis_loading import Progress
+from tidings.importing.redis_loading import Progress, together
 from tidings.importing.redis_odd import Odd
 from tidings.importing.redis_people import People
 from tidings.importing.redis_report import Report
@@ -71,7 +71,7 @@ class Adding:
             people = {seat.user_id: seat.name for each in new for seat in each.seats}
             if people:
                 await self._store.put_many(USERS, await self._people.missing(source, people))
-            async with asyncio.TaskGroup() as group:
+            async with together() as group:
                 for each in new:
                     group.create_task(self._commit(each, turns))
             seen = {(seat.user_id, each.room_id): each.noted for each in new for seat in each.seats}

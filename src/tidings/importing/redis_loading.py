@@ -6,7 +6,9 @@ First the rooms with their logs, then list by list the rows and the totals.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Protocol, TypeAlias
@@ -43,8 +45,10 @@ from tidings.storage.tables import (
 
 ITEMS_TOGETHER = 5_000
 """Items of one table that are put together."""
-PACED_TOGETHER = 100
-"""Items that a budget lets through together."""
+PACED_TOGETHER = 25
+"""Items at most that a budget lets through together."""
+PACED_AT_ONCE = 8
+"""Of these parts, so many are under way at one time."""
 OWNERS_TOGETHER = 500
 REMOVED_TOGETHER = 90
 OPERATIONS_TOGETHER = 1_000
@@ -58,6 +62,11 @@ Progress: TypeAlias = Callable[[str, int], None]
 class Pace(Protocol):
     """Lets units through."""
 
+    @property
+    def burst_units(self) -> float | None:
+        """What can be taken at once; None: anything."""
+        ...
+
     async def take(self, units: float) -> None:
         """Return when that much may be spent."""
         ...
@@ -65,6 +74,16 @@ class Pace(Protocol):
 
 Price: TypeAlias = Callable[[Table, Item], float]
 """The write units of an item."""
+
+
+@asynccontextmanager
+async def together() -> AsyncIterator[asyncio.TaskGroup]:
+    """A task group that raises the first failure as it is."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            yield group
+    except BaseExceptionGroup as failures:
+        raise failures.exceptions[0] from failures
 
 
 class Loading:
@@ -326,7 +345,7 @@ class Loading:
         """Leave nothing running behind."""
         if self._putting is not None:
             self._putting.cancel()
-            await asyncio.wait([self._putting])
+            await asyncio.gather(self._putting, return_exceptions=True)
 
     async def _put(self, least: int) -> None:
         """Put what waits of each table of which so much waits, after what is being put."""
@@ -345,10 +364,36 @@ class Loading:
         if self._pace is None:
             await self._store.put_many(table, items)
             return
-        for start in range(0, len(items), PACED_TOGETHER):
-            part = items[start : start + PACED_TOGETHER]
-            await self._pace.take(sum(self._price(table, item) for item in part))
-            await self._store.put_many(table, part)
+        turns = asyncio.Semaphore(PACED_AT_ONCE)
+
+        async def put(part: Sequence[Item]) -> None:
+            try:
+                await self._store.put_many(table, part)
+            finally:
+                turns.release()
+
+        async with together() as group:
+            for units, part in self._parts(table, items, self._pace.burst_units):
+                await turns.acquire()
+                await self._pace.take(units)
+                group.create_task(put(part))
+
+    def _parts(
+        self, table: Table, items: Sequence[Item], burst_units: float | None
+    ) -> Iterator[tuple[float, list[Item]]]:
+        """The items in parts with their units, none of which uses up what may be taken at once."""
+        units_max = math.inf if burst_units is None else burst_units / 2
+        part: list[Item] = []
+        total = 0.0
+        for item in items:
+            units = self._price(table, item)
+            if part and (total + units > units_max or len(part) == PACED_TOGETHER):
+                yield total, part
+                part, total = [], 0.0
+            part.append(item)
+            total += units
+        if part:
+            yield total, part
 
     async def remove_all(self) -> None:
         """Take away the rooms, logs, rows and totals of the workspace."""
