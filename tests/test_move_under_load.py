@@ -24,6 +24,7 @@ from tests.moving_scene import (
     caught_up,
     check_answered,
     check_both,
+    has_budget,
     migrate,
     open_site,
     until,
@@ -57,9 +58,7 @@ async def lossy_tables() -> AsyncIterator[FaultProxy]:
     await make_tables(address)
     try:
         async with FaultProxy(address).serving() as proxy:
-            proxy.profile = LOSS
             yield proxy
-            proxy.profile = None
     finally:
         await remove_tables(address)
 
@@ -126,19 +125,23 @@ async def freeze_across(node: Node, store: str, *command: str) -> tuple[float, f
     return since, time.monotonic() + THAWED_S
 
 
-async def move(site: Site, source: str, target: str) -> None:
+async def move(site: Site, proxy: FaultProxy, source: str, target: str) -> None:
     """A whole move under load, which both stores survive alike."""
     site.office.retried.clear()
+    proxy.profile = LOSS
     async with site.working(source, target, BUDGET, BUDGET_LATER) as workers:
         async with site.office.at_work():
             async with killing(site, workers):
                 await until(source, "following")
-                await workers[2].start()
+            await workers[2].start()
+            await has_budget(source, BUDGET_LATER)
+            async with killing(site, workers):
                 await ask("verify", "--store", source)
             frozen = await freeze_across(site.nodes[0], source, "switch", "--store", source)
             site.office.move_to(target)
             async with killing(site, workers):
                 await asyncio.sleep(AT_WORK_S)
+        proxy.profile = None
         await site.office.check()
         check_answered(site.office, [frozen])
         for node in site.nodes:
@@ -158,10 +161,10 @@ async def test_a_move_there_and_back(seed: int, tmp_path: Path) -> None:
     first, last = (f"sqlite:///{tmp_path}/{name}.db" for name in ("first", "last"))
     async with lossy_tables() as proxy, open_site(first, tmp_path, random.Random(seed)) as site:
         there = store_url(proxy.address)
-        await move(site, first, there)
+        await move(site, proxy, first, there)
         refused = await migrate("status", "--store", first)
         assert "finished" in refused.output
-        await move(site, there, last)
+        await move(site, proxy, there, last)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -171,20 +174,22 @@ async def test_a_move_is_given_up(stage: str, seed: int, tmp_path: Path) -> None
     source = f"sqlite:///{tmp_path}/first.db"
     async with lossy_tables() as proxy, open_site(source, tmp_path, random.Random(seed)) as site:
         target = store_url(proxy.address)
+        proxy.profile = LOSS
         async with (
             site.office.at_work(),
             site.working(source, target, BUDGET, BUDGET_LATER) as workers,
         ):
             async with killing(site, workers):
-                if stage == "settled":
-                    await until(source, "following")
-                    await workers[2].start()
+                await until(source, "copying" if stage == "copying" else "following")
+            if stage == "settled":
+                await workers[2].start()
+                await has_budget(source, BUDGET_LATER)
+                async with killing(site, workers):
                     await ask("switch", "--store", source)
-                else:
-                    await until(source, stage)
             await asyncio.sleep(site.office.dice.random())
             await ask("rollback", "--store", source)
             for worker in workers:
                 assert await worker.ended() == 0
+            proxy.profile = None
             await asyncio.sleep(AT_WORK_S)
         check_answered(site.office, [])
