@@ -114,6 +114,11 @@ class Worker:
         """Whether there is a process."""
         return self._process is not None and self._process.returncode is None
 
+    @property
+    def was_started(self) -> bool:
+        """Whether there ever was one."""
+        return self._process is not None
+
     async def kill(self) -> None:
         """End the process as a crash does."""
         assert self._process is not None
@@ -239,7 +244,7 @@ async def until(store: str, *stages: str) -> Move:
 
 
 async def _contents(store: Store, table: Table) -> dict[Any, Any]:
-    found = {}
+    found: dict[Any, Any] = {}
     page = await store.scan(table)
     while True:
         found |= {table.key(item): item for item in page.items}
