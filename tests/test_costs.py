@@ -15,7 +15,8 @@ pytestmark = pytest.mark.slow
 UNITS_ONE_TO_ONE_MAX = 20
 """Write units of a message between two, with the writes of indexes counted once."""
 WITHOUT_A_PRICE = {("GET", "/v1/ws"), ("GET", "/v1/events"), ("GET", "/v1/migration")}
-"""They stay open and have no reply that could tell one."""
+"""They stay open and have no reply that could tell one, or look into the books of a move, which no
+meter sees."""
 
 
 @pytest.fixture(scope="module")
