@@ -256,6 +256,19 @@ async def retire(books: Store, name: str) -> None:
         await books.write(Update(MOVES, MOVES.key(row), set={"fence": fence}, when=(Exists(),)))
 
 
+async def retire_between(books: Store, low: str | None, high: str) -> None:
+    """Retire every name from one, or from the first, to another."""
+    names: list[str] = []
+    after: Position | None = None
+    while True:
+        page = await books.query(MOVES, PART, low=low, high=high, after=after)
+        names += [row["item"] for row in page.items if row.get("stage") == OPEN]
+        if (after := page.after) is None:
+            break
+    for name in names:
+        await retire(books, name)
+
+
 async def clear(books: Store, name: str) -> None:
     """Remove the rows of a name that was retired; its gate stays closed."""
     for row in (await rows(books, name)).values():

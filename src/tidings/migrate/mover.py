@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, Literal, TypeAlias
 
@@ -30,7 +30,7 @@ from tidings.migrate.lanes import Stale
 from tidings.migrate.rates import Rate
 from tidings.migrate.sides import Sides
 from tidings.storage import moves
-from tidings.storage.moves import PREPARE_S, SWITCH_MAX_S, Move, MoveChanged, Side, other
+from tidings.storage.moves import PREPARE_S, SWITCH_MAX_S, Move, MoveChanged, Side, Stage, other
 from tidings.storage.pacing import Pace
 from tidings.storage.progress import Work, copy_name
 
@@ -56,7 +56,16 @@ REFUSAL_SAMPLE = 3
 Want: TypeAlias = Literal["checked", "switched", "finished", "rolled_back"]
 
 _SIDES: tuple[Side, ...] = ("source", "target")
+_END_WITHOUT_COPYING: Mapping[tuple[str | None, Side], Stage] = {
+    ("rolled_back", "source"): "rolled_back",
+    ("finished", "target"): "finished",
+}
+"""What ends a move where it is, by what is wanted and which store decides."""
 _log = structlog.get_logger(__name__)
+
+
+class AnotherMove(Conflict):
+    """The move that was worked at is over, and another one has begun."""
 
 
 class Mover:
@@ -98,7 +107,7 @@ class Mover:
     async def work(self, is_done: Callable[[Move], bool]) -> Move:
         """Work until the record satisfies that, and return it. Also ends well by cancellation.
 
-        Raises MoveChanged where the record is of another move by now; what passes is waited for.
+        Raises AnotherMove where the record is of another one by now; what passes is waited for.
         """
         keeping = asyncio.ensure_future(self._keep())
         try:
@@ -114,6 +123,8 @@ class Mover:
                     await asyncio.sleep(LOOK_S)
                 except MoveChanged:
                     await asyncio.sleep(0)
+                except AnotherMove:  # whose lead must not stay with a worker of this one
+                    raise
                 except TidingsError as error:
                     await self._wait_for(error)
         finally:
@@ -170,7 +181,7 @@ class Mover:
     async def _look(self) -> Move:
         now = await moves.read(self._pair)
         if now is None or now.id != self._move.id:
-            raise Conflict("Another move was begun meanwhile.")
+            raise AnotherMove("Another move was begun meanwhile.")
         if now.decides != self._move.decides:
             await self._crew.change_books(self._pair.at(now.decides))
         self._move = now
@@ -202,6 +213,8 @@ class Mover:
                 if move.wanted == "rolled_back":
                     await moves.take(self._pair, move, "rolled_back")
                     return
+                # Whoever slept since an earlier move may still believe in its lanes.
+                await lanes.retire_between(self._pair.target, None, move.id)
                 await self._capture("source").begin()
                 move = await moves.amend(self._pair, move, data={"begun": move.epoch})
                 await moves.take(self._pair, move, "copying")
@@ -263,12 +276,14 @@ class Mover:
         """Carry changes over, and do what is wanted once it can be done."""
         if move.wanted not in ("checked", "switched"):
             await self._stop_checking()
+        if end := _END_WITHOUT_COPYING.get((move.wanted, move.decides)):
+            # First, since the other store may be away for good, or what changed may be lost.
+            await moves.take(self._pair, move, end)
+            return
         follow = await self._following(move)
         copied = await follow.step()
         self._work.lag = await self._capture(move.decides).lag()
         match move.wanted:
-            case "rolled_back" if move.decides == "source":
-                await moves.take(self._pair, move, "rolled_back")
             case "rolled_back":
                 await self._switch(move, follow)
             case "switched" if move.decides == "source":
@@ -277,8 +292,8 @@ class Mover:
             case "checked":
                 if await self._is_checked(move, follow):
                     await self._done(move)
-            case "finished" if move.decides == "target":
-                await moves.take(self._pair, move, "finished")
+            case "switched":  # by a leader that died before it could say so
+                await self._done(move)
             case None:
                 pass
             case wanted:
@@ -292,6 +307,7 @@ class Mover:
         """
         if self._follow is not None and self._follow_of == (self._crew.lead, move.epoch):
             return self._follow
+        await self._stop_checking()  # it waits for a follower that goes no further
         here = move.decides
         if here == "target":  # what is carried back is no change to carry forth again
             await self._capture("source").end()
@@ -421,17 +437,21 @@ class Mover:
         """Let writes through to the store that decides now, once every process reads there."""
         until_s = self._monotonic() + SWITCH_MAX_S
         while self._monotonic() < until_s:
-            if not await moves.unconfirmed(self._pair, move):
-                break
+            with suppress(Unavailable):  # the store that decided may be away by now
+                if not await moves.unconfirmed(self._pair, move):
+                    break
             await asyncio.sleep(CONFIRM_LOOK_S)
         with suppress(MoveChanged):  # somebody who waited was faster
             await moves.settle(self._pair, move)
 
     async def _clean(self, move: Move) -> None:
-        """After the end: capture nothing any more, in either store that can be reached."""
+        """After the end: capture and copy nothing any more, in either store that can be reached."""
         for side in _SIDES:
             try:
                 await self._capture(side).end()
+                if side == "target":
+                    await lanes.retire(self._pair.target, copy_name(move.id))
+                await lanes.retire_between(self._pair.at(side), f"{move.id}#", f"{move.id}$")
             except Unavailable:
                 if side == move.decides:
                     raise
