@@ -14,8 +14,10 @@ from tidings.errors import Unavailable
 from tidings.migrate import sqlite_captures
 from tidings.migrate.captures import Capture, Change
 from tidings.migrate.sqlite_captures import SqliteCapture
+from tidings.storage import moves
 from tidings.storage.effects import write_key
 from tidings.storage.interface import ConditionFailed, Delete, Failure, Key, Put, Update
+from tidings.storage.moves import MoveChanged, Pair
 from tidings.storage.sqlite import SqliteStore
 from tidings.storage.tables import BADGES, ENTRIES, MOVES, ROOMS
 
@@ -82,6 +84,32 @@ async def test_a_key_that_changes_right_after_it_was_forgotten_is_captured_again
         await capture.forget(first)
         assert keys(await capture.pending(10)) == [("rooms", ("a",))]
     await capture.close()
+
+
+async def test_what_is_late_has_no_effect_on_what_was_begun_since(tmp_path: Path) -> None:
+    """Two moves in a row from the same store, and a leader of the first who slept."""
+    path = tmp_path / "store.db"
+    async with SqliteStore.open(path) as store, SqliteStore.open(tmp_path / "b.db") as target:
+        pair = Pair(store, target)
+        first = await moves.announce(pair, move_id="m1", source="a", target="b", data={})
+        late, other = (SqliteCapture(path, move=first) for _ in range(2))
+        await late.begin()
+        await store.write(Put(ROOMS, {"room": "a"}))
+        known = await late.pending(10)
+        first = await moves.take(pair, first, "rolled_back")
+        await other.end()
+        second = await moves.announce(pair, move_id="m2", source="a", target="b", data={})
+        capture = SqliteCapture(path, move=second)
+        await capture.begin()
+        await store.write(Put(ROOMS, {"room": "b"}))
+        await late.forget(known)
+        for act in (late.begin, late.end):
+            with pytest.raises(MoveChanged):
+                await act()
+        assert keys(await capture.pending(10)) == [("rooms", ("b",))]
+        await capture.end()
+    for each in (late, other, capture):
+        await each.close()
 
 
 async def test_what_other_tools_and_processes_write_is_captured(tmp_path: Path) -> None:

@@ -452,6 +452,8 @@ class Mover:
                 if side == "target":
                     await lanes.retire(self._pair.target, copy_name(move.id))
                 await lanes.retire_between(self._pair.at(side), f"{move.id}#", f"{move.id}$")
+            except MoveChanged:  # it has to do with a later move by now
+                continue
             except Unavailable:
                 if side == move.decides:
                     raise
@@ -460,7 +462,7 @@ class Mover:
     def _capture(self, side: Side) -> Capture:
         """What captures the changes of a store."""
         if side not in self._captures:
-            self._captures[side] = self._sides.open_capture(side)
+            self._captures[side] = self._sides.open_capture(side, self._move)
         return self._captures[side]
 
 

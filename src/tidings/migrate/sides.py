@@ -30,11 +30,14 @@ class Sides:
     source: StoreAddress
     target: StoreAddress
 
-    def open_capture(self, side: Side) -> Capture:
-        """What captures the changes of one of the two. Raises Unavailable for one out of reach."""
+    def open_capture(self, side: Side, move: Move) -> Capture:
+        """What captures the changes of one of the two, for that move.
+
+        Raises Unavailable for one out of reach.
+        """
         match self.source if side == "source" else self.target:
             case SqliteAddress(path):
-                return SqliteCapture(path)
+                return SqliteCapture(path, move=move)
             case DynamoAddress() as address:
                 from tidings.migrate.stream_captures import StreamCapture
 

@@ -9,6 +9,7 @@ was rolled back. Each key is there once, at the place of its latest change.
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -21,24 +22,40 @@ import msgspec
 from tidings.errors import Unavailable
 from tidings.migrate.captures import CAPTURED_TABLES, Change
 from tidings.storage.interface import Table
+from tidings.storage.moves import RECORD, Move, MoveChanged
+from tidings.storage.tables import MOVES
 
 BUSY_TIMEOUT_S = 5.0
 """How long to wait for another process that writes to the same file."""
 FORGET_CHANGES_MAX = 1_000
 """Changes forgotten in one transaction, which others wait for."""
+SEQUENCE_BITS = 62
+"""Numbers of changes begin anywhere below 2 to that, and end at 2 to the 63."""
 
 CHANGES_TABLE = "tidings_changes"
 TRIGGERS_START = "tidings_capture_"
 
 _Result = TypeVar("_Result")
 _decode_key = msgspec.json.Decoder(list[Any]).decode
+_decode_data = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 class SqliteCapture:
     """A `Capture` of one file, through a connection and a thread of its own."""
 
-    def __init__(self, path: str | Path, *, tables: Sequence[Table] = CAPTURED_TABLES) -> None:
-        """Opens the file, which is there already, with the first call."""
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        tables: Sequence[Table] = CAPTURED_TABLES,
+        move: Move | None = None,
+    ) -> None:
+        """Opens the file, which is there already, with the first call.
+
+        What is for a move is neither begun nor ended once the store knows of a later one; that
+        raises MoveChanged.
+        """
+        self._move = move
         self._path = str(path)
         self._tables = {table.name: table for table in tables}
         self._thread = ThreadPoolExecutor(1, "tidings-capture")
@@ -95,10 +112,17 @@ class SqliteCapture:
 
     def _begin(self, connection: apsw.Connection) -> None:
         with _Transaction(connection):
+            self._refuse_late(connection)
+            is_new = not _is_capturing(connection)
             connection.execute(
                 f'CREATE TABLE IF NOT EXISTS "{CHANGES_TABLE}" (seq INTEGER PRIMARY KEY'
                 " AUTOINCREMENT, tbl TEXT NOT NULL, key TEXT NOT NULL, UNIQUE (tbl, key)) STRICT"
             )
+            if is_new:  # so that what somebody forgets late is no change of this time
+                connection.execute(
+                    "INSERT INTO sqlite_sequence (name, seq) VALUES (?, ?)",
+                    (CHANGES_TABLE, secrets.randbits(SEQUENCE_BITS)),
+                )
             for table in self._tables.values():
                 for trigger in _triggers(table):
                     connection.execute(trigger)
@@ -126,8 +150,21 @@ class SqliteCapture:
         rows: list[Any] = connection.execute(f'SELECT count(*) FROM "{CHANGES_TABLE}"').fetchall()
         return int(rows[0][0])
 
+    def _refuse_late(self, connection: apsw.Connection) -> None:
+        """Raises MoveChanged where the store knows of a later move than this is for."""
+        mine = self._move
+        if mine is None:
+            return
+        rows: list[Any] = connection.execute(
+            f'SELECT epoch, data FROM "{MOVES.name}" WHERE part = ? AND item = ?', RECORD
+        ).fetchall()
+        for epoch, data in rows:
+            if epoch > mine.epoch and _decode_data(data)["id"] != mine.id:
+                raise MoveChanged
+
     def _end(self, connection: apsw.Connection) -> None:
         with _Transaction(connection):
+            self._refuse_late(connection)
             rows: list[Any] = connection.execute(
                 "SELECT name FROM sqlite_schema WHERE type = 'trigger' AND substr(name, 1, ?) = ?",
                 (len(TRIGGERS_START), TRIGGERS_START),
