@@ -158,6 +158,32 @@ async def test_a_stream_that_was_turned_off_has_lost_changes(place: Place) -> No
             await capture.begin()
 
 
+async def test_a_stream_that_is_turned_off_under_way_is_not_taken_for_drained(
+    place: Place,
+) -> None:
+    async with place.capture() as capture:
+        await capture.begin()
+        assert await capture.is_drained()
+        name = table_name(place.address.prefix, ROOMS)
+        await place.store.calls.call(
+            "UpdateTable", {"TableName": name, "StreamSpecification": {"StreamEnabled": False}}
+        )
+        await place.store.write(Put(ROOMS, {"room": "a"}))
+        with pytest.raises(CaptureLost):
+            await capture.is_drained()
+
+
+async def test_who_begins_again_reads_on_where_another_has_come_to(place: Place) -> None:
+    async with place.capture() as first, place.capture() as second:
+        await first.begin()
+        assert await first.pending(10) == []
+        await place.store.write(Put(ROOMS, {"room": "a"}))
+        await second.begin()
+        await second.forget(await second.pending(10))
+        await first.begin()
+        assert await first.pending(10) == []
+
+
 async def test_a_stream_of_the_owners_own_stays(place: Place) -> None:
     name = table_name(place.address.prefix, ROOMS)
     wanted = {"StreamEnabled": True, "StreamViewType": "NEW_AND_OLD_IMAGES"}

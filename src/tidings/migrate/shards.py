@@ -63,8 +63,9 @@ class Stream:
 
     @property
     def is_marked(self) -> bool:
-        """Whether every shard that is open has shown a mark."""
-        return all(
+        """Whether every shard that is open has shown a mark, and one did: a stream that was turned
+        off has none that is open."""
+        return bool(self.marked) and all(
             not shard.is_open or shard.shard_id in self.marked for shard in self.shards.values()
         )
 

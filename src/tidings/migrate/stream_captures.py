@@ -92,11 +92,16 @@ class StreamCapture:
 
     # -- beginning and ending
 
-    async def begin(self) -> None:
+    async def begin(self, *, is_unread: bool = False) -> None:
         """See `Capture.begin`. Turns on the streams that are off. Raises CaptureLost."""
+        self._streams = None  # another may have read on since
         begun = await self._begun()
         await asyncio.gather(*(self._begin(table, begun) for table in self._tables.values()))
-        if not await self._store.get(MOVES, (BOOKS_PART, "read")):
+        if is_unread:  # it begins with what the streams still hold, however long ago they began
+            for row in await self._rows():
+                if row["item"].startswith("shard#"):
+                    await self._store.write(Delete(MOVES, MOVES.key(row)))
+        if is_unread or not await self._store.get(MOVES, (BOOKS_PART, "read")):
             await self._note_read()
 
     async def _begin(self, table: Table, begun: Mapping[str, str]) -> None:
@@ -306,6 +311,8 @@ class StreamCapture:
                 payload["ExclusiveStartShardId"] = start
             answer = await self._ask(self._streams_calls, "DescribeStream", payload, stream)
             description = answer["StreamDescription"]
+            if description["StreamStatus"] in ("DISABLING", "DISABLED"):
+                raise CaptureLost(stream.table, "its stream was turned off")
             for shard in description["Shards"]:
                 listed[shard["ShardId"]] = shard.get("ParentShardId")
             start = description.get("LastEvaluatedShardId")
