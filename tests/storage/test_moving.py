@@ -17,12 +17,14 @@ from tests.storage import moved
 from tests.storage.contract import SetClock, StoreContract, room, scan_all
 from tests.storage.machine import StoreMachine
 from tests.storage.moved import LOOK_S, SOURCE, TARGET, Mover, files, open_moving, opening
+from tests.storage.suspending import HeldStore
 from tidings.clock import Clock
 from tidings.errors import Conflict, Unavailable
-from tidings.storage import moves
+from tidings.storage import moves, standing
 from tidings.storage.interface import SET_ITEMS_MAX, Put, Store
 from tidings.storage.moves import Pair
 from tidings.storage.moving import MovingStore
+from tidings.storage.sqlite import SqliteStore
 from tidings.storage.standing import Stack
 from tidings.storage.tables import ROOMS
 
@@ -240,6 +242,32 @@ async def test_a_move_to_where_it_can_not_get(
         await books[1].target.close()
     while not any("problem" in each.data for each in await moves.processes(mover.pair.source)):
         await asyncio.sleep(LOOK_S)
+    await store.close()
+
+
+async def test_who_slept_in_a_write_before_any_move_was_begun_does_not_acknowledge_it(
+    tmp_path: Path, mover: Mover, clock: SetClock
+) -> None:
+    """It had no guard, and reaches the source when that decides no more."""
+    held: list[HeldStore] = []
+    slept_s = 0.0
+
+    @asynccontextmanager
+    async def slow(url: str) -> AsyncIterator[Stack]:
+        async with SqliteStore.open(tmp_path / f"{url[-6:]}.db", clock=clock) as engine:
+            held.append(HeldStore(engine))
+            yield Stack(held[-1], engine, slots=1)
+
+    store = await MovingStore.open(SOURCE, slow, boottime=lambda: standing.boottime() + slept_s)
+    with held[0].holding("request", "write", ROOMS) as write:
+        writing = asyncio.create_task(store.write(Put(ROOMS, room())))
+        await write.is_there.wait()
+        slept_s = 3600.0
+        await mover.begin(known=0)
+        await mover.switch(patience_s=0.1)
+    with pytest.raises(Unavailable):
+        await writing
+    assert await store.get(ROOMS, ("acme#room_1",)) is None
     await store.close()
 
 

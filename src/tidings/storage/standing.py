@@ -43,6 +43,9 @@ LOOK_INTERVAL_S = 1.0
 """How often a process looks whether a move is under way, and how far it is."""
 HELD_LOOK_INTERVAL_S = 0.2
 """The same while writes are held back."""
+UNGUARDED_MAX_S = 2 * VIEW_MAX_S
+"""How old a view may be when a write ends that was begun by it without a guard, before it is looked
+whether a move began; less than PREPARE_S."""
 BEAT_INTERVAL_S = 5.0
 """How often a process shows, while a move is under way, that it lives."""
 HELD_MAX_S = 8.0
@@ -168,25 +171,45 @@ class Standing:
         return [*self._stacks.values()].index(stack)
 
     async def write_unguarded(self, *writes: Write) -> None:
-        """Write while no move is under way; one that begins meanwhile waits for the end of it."""
+        """Write while no move is under way; one that begins meanwhile waits for the end of it.
+
+        Raises Unavailable where this took so long that the store may not decide any more.
+        """
+        read_at, epoch = self._read_at, self._epoch
         self._unguarded += 1
         try:
             await self.here.store.write(*writes)
         finally:
             self._end_unguarded()
+        if self._boottime() - read_at >= UNGUARDED_MAX_S:
+            await self._require(epoch)
 
     async def put_unguarded(self, table: Table, items: Iterable[Item]) -> None:
         """The same in bulk."""
+        read_at, epoch = self._read_at, self._epoch
         self._unguarded += 1
         try:
             await self.here.store.put_many(table, items)
         finally:
             self._end_unguarded()
+        if self._boottime() - read_at >= UNGUARDED_MAX_S:
+            await self._require(epoch)
 
     def _end_unguarded(self) -> None:
         self._unguarded -= 1
         if not self._unguarded:
             self._is_guarded.set()
+
+    @property
+    def _epoch(self) -> int:
+        return 0 if self.record is None else self.record.epoch
+
+    async def _require(self, epoch: int) -> None:
+        """Raises Unavailable unless the record is what it was: who slept in a write without a guard
+        may have written to a store after others had left it."""
+        await self.current()
+        if self._epoch != epoch:
+            raise Unavailable("A move began before it is known whether this was written.")
 
     @asynccontextmanager
     async def guarding(self, here: Stack, move: Move) -> AsyncIterator[Check | None]:
