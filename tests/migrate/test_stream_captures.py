@@ -143,6 +143,16 @@ async def test_what_waited_for_more_than_a_day_is_lost_loudly(place: Place) -> N
             await capture.pending(10)
 
 
+async def test_what_nobody_needed_for_more_than_a_day_is_no_loss(place: Place) -> None:
+    """As after a switch that was tried and given up, and is tried again on another day."""
+    async with place.capture() as capture:
+        await capture.begin(is_unread=True)
+        place.clock.now_ms += (STREAM_LIFE_S + 1) * 1000
+        await capture.begin(is_unread=True)
+        await place.store.write(Put(ROOMS, {"room": "a"}))
+        assert keys(await capture.pending(10)) == {("rooms", ("a",))}
+
+
 async def test_a_stream_that_was_turned_off_has_lost_changes(place: Place) -> None:
     async with place.capture() as capture:
         await capture.begin()

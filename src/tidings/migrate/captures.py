@@ -33,10 +33,11 @@ class Capture(Protocol):
     Raises `tidings.errors.Unavailable` where the store does not answer.
     """
 
-    async def begin(self) -> None:
+    async def begin(self, *, is_unread: bool = False) -> None:
         """From its return on, every change of an item by any process is captured.
 
-        Lasting, and without effect where it began already.
+        Lasting, and without effect where it began already. Where it `is_unread`, nobody needs what
+        was captured so far, and it may be dropped.
         """
         ...
 

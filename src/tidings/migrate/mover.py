@@ -388,7 +388,7 @@ class Mover:
         if await self._is_hindered(move):
             return
         here = move.decides
-        await self._capture(other(here)).begin()
+        await self._capture(other(here)).begin(is_unread=True)
         if self._work.lag > SEAL_LAG_MAX:
             return
         self._seals += 1

@@ -61,8 +61,11 @@ class SqliteCapture:
         self._thread = ThreadPoolExecutor(1, "tidings-capture")
         self._connection: apsw.Connection | None = None
 
-    async def begin(self) -> None:
-        """See `Capture.begin`; whatever is being committed meanwhile comes before or after it."""
+    async def begin(self, *, is_unread: bool = False) -> None:
+        """See `Capture.begin`; whatever is being committed meanwhile comes before or after it.
+
+        Nothing is dropped: it does not age.
+        """
         await self._run(self._begin)
 
     async def pending(self, limit: int) -> list[Change]:
