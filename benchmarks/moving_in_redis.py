@@ -228,6 +228,8 @@ async def move(members: int) -> None:
                     writer, stopping = Writer(lists, people), asyncio.Event()
                     acting = asyncio.create_task(writer.run(stopping))
                     report, took_s, memory_mib = await command(server.url, folder)
+                    bulk, rows = await bulk_s(folder)
+                    _print_import(report, took_s, memory_mib, bulk, rows)
                     noted = await stages.journal.lag()
                     caught_s = time.monotonic()
                     async with lists:
@@ -249,7 +251,16 @@ async def move(members: int) -> None:
                         stopping.set()
                         await acting
                     proof = await audit(site.service.store)
-            bulk, rows = await bulk_s(folder)
+    print(f"noted meanwhile, after the import: {noted:,}, caught up in {caught_s:.1f} s")
+    print(f"before the switch: {lines:,} lines compared, {wrong} lists differ")
+    print(f"writer: {writer.changes:,} changes, slowest {before_s * 1000:.0f} ms, over the switch "
+          f"{writer.slowest_s * 1000:.0f} ms")  # fmt: skip
+    print(f"audit: {'ok' if proof.ok else proof.broken[:3]}")
+
+
+def _print_import(
+    report: dict[str, Any], took_s: float, memory_mib: float, bulk: float, rows: int
+) -> None:
     speed = report["members"] / took_s
     print(f"lines in Redis: {report['members']:,} in {report['lists']:,} lists")
     print(f"import: {took_s:.1f} s, {speed:,.0f} lines/s, {rows / took_s:,.0f} rows/s")
@@ -257,11 +268,7 @@ async def move(members: int) -> None:
     print(f"import ÷ put_many: {bulk / took_s:.2f} (at least 0.5)")
     print(f"memory of the import: {memory_mib:.0f} MiB (below 300)")
     print(f"unread: {report['unread_in_source']:,} in Redis, {report['unread_carried']:,} carried")
-    print(f"noted meanwhile, after the import: {noted:,}, caught up in {caught_s:.1f} s")
-    print(f"before the switch: {lines:,} lines compared, {wrong} lists differ")
-    print(f"writer: {writer.changes:,} changes, slowest {before_s * 1000:.0f} ms, over the switch "
-          f"{writer.slowest_s * 1000:.0f} ms")  # fmt: skip
-    print(f"audit: {'ok' if proof.ok else proof.broken[:3]}")
+    sys.stdout.flush()
 
 
 async def emptied(stages: Stages) -> None:

@@ -43,13 +43,13 @@ from tidings.storage.tables import (
     user_key,
 )
 
-ITEMS_TOGETHER = 5_000
+ITEMS_TOGETHER = 2_000
 """Items of one table that are put together."""
 PACED_TOGETHER = 25
 """Items at most that a budget lets through together."""
 PACED_AT_ONCE = 8
 """Of these parts, so many are under way at one time."""
-OWNERS_TOGETHER = 500
+OWNERS_TOGETHER = 100
 REMOVED_TOGETHER = 90
 OPERATIONS_TOGETHER = 1_000
 FIRST_PLACE = "0-0"

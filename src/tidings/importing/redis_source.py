@@ -29,7 +29,7 @@ from tidings.conversations.mapping import Mapping, pattern_parts
 from tidings.errors import Unavailable
 from tidings.importing.redis_odd import Odd
 
-LISTS_TOGETHER = 20
+LISTS_TOGETHER = 8
 PAGE_MEMBERS = 500
 """Members of a list that are read together."""
 SCAN_KEYS = 1_000
