@@ -140,16 +140,17 @@ class Shop:
             f" CASE WHEN n % 10 = 0 THEN 'agent' END FROM generate_series(0, {people - 1}) n",
             "INSERT INTO chats SELECT n, CASE WHEN n % 3 > 0 THEN 'pair' ELSE 'team' END,"
             f" 'Chat ' || n FROM generate_series(1, {chats}) n",
-            # Chat n has n % people and one further on, so that pairs differ for long; teams more.
+            # The people of a chat stand next to one another, those of the next chat elsewhere, and
+            # pairs differ for long.
             "INSERT INTO participants (chat_id, person_id)"
-            f" SELECT n, 'p' || ((n + k * (1 + n / {people})) % {people})"
+            f" SELECT n, 'p' || ((n * 7919 + k * (1 + n / {people})) % {people})"
             f" FROM generate_series(1, {chats}) n, generate_series(0, 3) k"
             " WHERE k < CASE WHEN n % 3 > 0 THEN 2 ELSE 4 END ON CONFLICT DO NOTHING"
             if chats
             else "SELECT 1",
             "INSERT INTO messages (chat_id, sender_id, body, sent_at, edited_at, is_deleted,"
             " reply_to_id)"
-            f" SELECT c, 'p' || ((c + k * (1 + c / {people})) % {people}), 'text ' || n,"
+            f" SELECT c, 'p' || ((c * 7919 + k * (1 + c / {people})) % {people}), 'text ' || n,"
             " '2024-01-01'::timestamptz + n * interval '1 second',"
             " CASE WHEN n % 50 = 0 THEN '2025-01-01'::timestamptz END, n % 40 = 0,"
             f" CASE WHEN n > {chats} AND n % 7 = 0 THEN n - {chats} END"

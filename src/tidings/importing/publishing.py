@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 
 import msgspec
 
@@ -76,42 +76,71 @@ class Publishing:
         self._clear = clear
         self._badges: OrderedDict[str, BadgeRow] = OrderedDict()
         """As they are stored, unless somebody else was there since: then a set is refused."""
-        self._round: list[_Set] = []
+        self._open: list[_Set] = []
+        """Sets that are being filled; no two of them concern the same person."""
+        self._flying: dict[asyncio.Future[None], set[str]] = {}
+        """Sets on their way, with their people: no two of these either."""
         self.published = 0
 
     async def run(self, rooms: Iterable[StagedRoom]) -> None:
         """Publish them. Raises Unavailable where the store can't take them, or never rests."""
-        for staged in rooms:
-            place = self._place(staged)
-            if place is None:
-                await self._write_round()
+        try:
+            for staged in rooms:
                 place = self._place(staged)
-                assert place is not None, "an empty round has a place for any room"
-            place.rooms.append(staged)
-            place.users |= {member.user_id for member in staged.members}
-            place.items += _items(staged)
-        await self._write_round()
+                if place is None:
+                    await self._launch()
+                    place = self._place(staged)
+                    assert place is not None, "where nothing is open there is a place for any room"
+                place.rooms.append(staged)
+                place.users |= {member.user_id for member in staged.members}
+                place.items += _items(staged)
+            await self._launch()
+        finally:
+            ended = await asyncio.gather(*self._flying, return_exceptions=True)
+            self._open, self._flying = [], {}
+        for outcome in ended:
+            if isinstance(outcome, BaseException):
+                raise outcome
 
     def _place(self, staged: StagedRoom) -> _Set | None:
-        """The set that the room can go into, so that sets of a round share nobody."""
+        """The open set that the room can go into, so that open sets share nobody."""
         users = {member.user_id for member in staged.members}
-        sharing = [each for each in self._round if not users.isdisjoint(each.users)]
+        sharing = [each for each in self._open if not users.isdisjoint(each.users)]
         if len(sharing) > 1:
             return None
-        candidates = sharing or self._round[-1:]
+        candidates = sharing or self._open[-1:]
         if candidates and candidates[0].items + _items(staged) <= SET_ITEMS_MAX:
             return candidates[0]
-        if sharing or len(self._round) >= SETS_AT_ONCE:
+        if sharing or len(self._open) >= SETS_AT_ONCE:
             return None
-        self._round.append(_Set())
-        return self._round[-1]
+        self._open.append(_Set())
+        return self._open[-1]
 
-    async def _write_round(self) -> None:
-        sets, self._round = self._round, []
-        await self._know({user_id for each in sets for user_id in each.users})
-        await asyncio.gather(*[self._write(each) for each in sets])
+    async def _launch(self) -> None:
+        """Write what is open; what is on its way and concerns the same people comes first."""
+        sets, self._open = self._open, []
+        for one in sets:
+            while len(self._flying) >= SETS_AT_ONCE:
+                await self._land(list(self._flying), asyncio.FIRST_COMPLETED)
+            await self._land([task for task, users in self._flying.items()
+                              if not users.isdisjoint(one.users)])  # fmt: skip
+            self._flying[asyncio.ensure_future(self._publish(one))] = one.users
         while len(self._badges) > BADGES_REMEMBERED_MAX:
             self._badges.popitem(last=False)
+
+    async def _land(
+        self, tasks: Sequence[asyncio.Future[None]], when: str = asyncio.ALL_COMPLETED
+    ) -> None:
+        """Wait for sets on their way. Raises what they raise."""
+        if tasks:
+            done, _ = await asyncio.wait(tasks, return_when=when)
+            for task in done:
+                task.result()
+                del self._flying[task]
+
+    async def _publish(self, one: _Set) -> None:
+        await self._know(one.users)
+        await self._write(one)
 
     async def _write(self, one: _Set) -> None:
         for attempt in range(ATTEMPTS_MAX):
@@ -192,8 +221,11 @@ class Publishing:
             Put(INBOXES, participation_to_item(row, self._workspace, member.user_id)),
         )
 
-    async def _know(self, users: Iterable[str], *, is_fresh: bool = False) -> None:
+    async def _know(self, users: Collection[str], *, is_fresh: bool = False) -> None:
         """Read the badges of these users, where they are not known."""
+        for user_id in users:
+            if user_id in self._badges:  # to be forgotten last, as long as the set is on its way
+                self._badges.move_to_end(user_id)
         wanted = sorted(each for each in users if is_fresh or each not in self._badges)
         for start in range(0, len(wanted), PAGE_ITEMS_MAX):
             part = wanted[start : start + PAGE_ITEMS_MAX]
