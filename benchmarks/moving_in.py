@@ -244,7 +244,7 @@ async def budgeted(folder: Path, chats: int, messages: int, budget: float) -> No
     with running_postgres() as server:
         shop = Shop(server, "shop", folder)
         shop.create()
-        shop.fill(chats, messages, people=min(PEOPLE, chats))
+        shop.fill(chats, messages, people=4 * chats)
         async with dynamo_store(system_clock) as store:
             pace = Spent(budget)
             place = Scene(PacedStore(store, pace))

@@ -213,7 +213,8 @@ class Shop:
         pairs = {
             pair_room_id(*people): str(chat)
             for chat, people in self.ask(
-                "SELECT chat_id, array_agg(person_id) FROM participants"
+                "SELECT chat_id, array_agg(person_id) FROM participants p"
+                " JOIN chats c ON c.id = p.chat_id AND c.kind = 'pair'"
                 " GROUP BY 1 HAVING count(*) = 2"
             )
         }

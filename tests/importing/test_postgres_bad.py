@@ -217,19 +217,19 @@ async def test_updated_at_columns_do_where_nothing_else_is(shop: Shop, place: Sc
             async with importing.source.connected() as late:
                 await late.execute("BEGIN")
                 await late.execute("INSERT INTO messages (chat_id, sender_id, body, updated_at)"
-                                   " VALUES (1, 'p1', 'late', now())")  # fmt: skip
+                                   " VALUES (1, 'p39', 'late', now())")  # fmt: skip
                 await importing.load()
                 following = Following(importing, watch)
                 await following._round()
                 await late.execute("COMMIT")
         shop.execute(
-            "INSERT INTO messages (chat_id, sender_id, body) VALUES (2, 'p2', 'new')",
+            "INSERT INTO messages (chat_id, sender_id, body) VALUES (2, 'p38', 'new')",
             "UPDATE messages SET body = 'edited' WHERE id = 7",
             "UPDATE messages SET is_deleted = true WHERE id = 8",
             "UPDATE participants p SET last_read_id = (SELECT max(id) FROM messages m"
             " WHERE m.chat_id = p.chat_id) WHERE chat_id = 4",
             "INSERT INTO messages (chat_id, sender_id, body, updated_at)"
-            " VALUES (3, 'p3', 'from the future', now() + interval '2 days')",
+            " VALUES (3, 'p37', 'from the future', now() + interval '2 days')",
         )
         await following.run(asyncio.Event(), is_ending=True)
     await shop.require_same(place)
@@ -247,7 +247,7 @@ async def test_a_clock_that_jumps_back_is_noticed(shop: Shop, place: Scene) -> N
         ahead_ms = 24 * 3600 * 1000  # the last look was made by a clock that was a day ahead
         watch._last = watch._last[0] + ahead_ms, watch._last[1]
         watch._since_ms += ahead_ms
-        shop.execute("INSERT INTO messages (chat_id, sender_id, body) VALUES (2, 'p2', 'new')")
+        shop.execute("INSERT INTO messages (chat_id, sender_id, body) VALUES (2, 'p38', 'new')")
         await Following(importing, watch).run(asyncio.Event(), is_ending=True)
     await shop.require_same(place)
 

@@ -55,6 +55,8 @@ class Edit(msgspec.Struct, frozen=True):
     text: str
     entry_id: str
     at: int
+    is_imported: bool = False
+    """It was edited elsewhere: its author may have left here meanwhile."""
 
 
 class Erase(msgspec.Struct, frozen=True):

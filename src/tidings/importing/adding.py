@@ -197,13 +197,10 @@ class Adding:
             return
         fields = message_fields(message, self._odd)
         if fields.get("text") != entry.get("text") and fields.get("text"):
-            if not await self._present(entry["room"], (sender,)):
-                self._odd(
-                    "message", message.client_id, "edited by one who has left, kept as it was"
-                )
-                return
             at = message.edited_at or self._clock()
-            await self._ask(room_id, Edit(sender, seq, fields["text"], self._ids.new("ent"), at))
+            ids = self._ids.new("ent"), at
+            edit = Edit(sender, seq, fields["text"], *ids, is_imported=True)
+            await self._ask(room_id, edit)
             self._report.messages_edited += 1
         if message.reactions is not None:
             await self._react(room_id, entry, fields.get("reactions") or {})
