@@ -376,6 +376,16 @@ class MigrationCheck(Struct, frozen=True):
     """Some of those that differed."""
 
 
+class MigrationShadow(Struct, frozen=True):
+    """Reads of the service that both stores were asked, of the processes that live."""
+
+    share: float
+    """Of the reads of keys and ranges, from 0 to 1."""
+    reads: int
+    differences: int
+    """Reads whose answers differed, also after changes had been given time to arrive."""
+
+
 class Migration(Struct, frozen=True):
     """A move of the whole service from one store to another."""
 
@@ -410,6 +420,8 @@ class Migration(Struct, frozen=True):
     lag: int
     """Changed items that are not copied yet, as the leading worker last saw it."""
     check: MigrationCheck | None
+    shadow: MigrationShadow | None
+    """Null where no reads are compared."""
     workers: list[MigrationWorker]
 
 

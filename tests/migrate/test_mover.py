@@ -10,6 +10,9 @@ import pytest
 
 from tests.migrate.copies import Someone
 from tidings.config import SqliteAddress
+from tidings.engines import open_store
+from tidings.errors import Conflict
+from tidings.migrate import commands
 from tidings.migrate.lanes import Lane, Stale, open_gate
 from tidings.migrate.mover import AnotherMove, Mover, follow_name, is_ended
 from tidings.migrate.sides import Sides
@@ -119,3 +122,26 @@ async def test_a_worker_ends_whose_move_is_over_and_another_began(sides: Sides) 
     await begin(sides, "m2")
     with pytest.raises(AnotherMove):
         await work(sides, move, is_ended)
+
+
+async def test_a_share_of_the_reads_is_compared_and_told_of(sides: Sides) -> None:
+    await begin(sides, "m1")
+    following = asyncio.create_task(commands.work(sides.source, lambda report: None))
+    try:
+        async with open_store(sides.source) as store:
+            await commands.shadow(sides.source, 1)
+            async with asyncio.timeout(TIMEOUT_S):
+                while True:
+                    assert await store.get(ROOMS, ("kept",)) is not None
+                    report = await commands.look(sides.source)
+                    if report.shadow is not None and report.shadow.reads > 0:
+                        break
+                    await asyncio.sleep(0.05)
+            assert (report.shadow.share, report.shadow.differences) == (1.0, 0)
+            assert (await commands.shadow(sides.source, 0)).shadow is None
+        await commands.ask(sides.source, "rolled_back", lambda report: None)
+    finally:
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+    with pytest.raises(Conflict):
+        await commands.shadow(sides.source, 0.5)

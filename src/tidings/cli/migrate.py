@@ -36,7 +36,7 @@ def register(app: typer.Typer) -> None:
     migrate = typer.Typer(
         help="Move a running service to another store, and back.", no_args_is_help=True
     )
-    for command in (plan, start, work, status, verify, switch, finish, rollback):
+    for command in (plan, start, work, status, verify, shadow, switch, finish, rollback):
         migrate.command(command.__name__)(command)
     app.add_typer(migrate, name="migrate")
 
@@ -106,6 +106,21 @@ def verify(store: StoreUrl = STORE_DEFAULT) -> None:
     note(f"{check['items']:,} items compared, {check['mended']:,} mended, {check['left']:,} differ")
     if check["left"]:
         raise typer.Exit(1)
+
+
+def shadow(
+    share: Annotated[
+        float, typer.Argument(metavar="SHARE", min=0, max=1, help="0.05: each twentieth; 0: none.")
+    ],
+    store: StoreUrl = STORE_DEFAULT,
+) -> None:
+    """Have a share of the service's reads answered by both stores, and compared.
+
+    Answers come from the store that decides, as before. `status` tells what was found.
+    """
+    from tidings.migrate import commands
+
+    print_status(asyncio.run(commands.shadow(_address(store), share)))
 
 
 def switch(store: StoreUrl = STORE_DEFAULT) -> None:

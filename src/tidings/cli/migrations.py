@@ -92,6 +92,7 @@ def print_status(report: wire.Migration) -> None:
         ("copied until about", _ends(report)),
         ("changes that wait", f"{report.lag:,}"),
         ("compared", _compared(report)),
+        ("shadow reads", _shadow(report)),
     ]
     print_table("", ("move", report.id), [(name, text) for name, text in facts if text])
     if report.workers:
@@ -143,6 +144,13 @@ def _compared(report: wire.Migration) -> str:
         return "not yet" if report.stage == "following" else ""
     text = f"{check.items:,} items, {check.mended:,} mended, {check.left:,} differ"
     return f"{text}, at {check.checked_at}"
+
+
+def _shadow(report: wire.Migration) -> str:
+    shadow = report.shadow
+    if shadow is None:
+        return ""
+    return f"{shadow.share:.1%} of all: {shadow.reads:,} compared, {shadow.differences:,} differed"
 
 
 def line(report: wire.Migration) -> str:

@@ -22,6 +22,7 @@ from tidings.storage import moves
 from tidings.storage.moves import Move
 from tidings.storage.pacing import Pace
 from tidings.storage.progress import read_progress
+from tidings.storage.shadows import SHADOW_SHARE
 
 SHOWN_EVERY_S = 0.5
 
@@ -106,6 +107,21 @@ async def ask(store: StoreAddress, want: Want, show: Show, *, clock: Clock = sys
         if want in ("finished", "rolled_back") and done.stage != want:
             raise Conflict(f"Something else was asked for meanwhile: {done.wanted}.")
         return done
+
+
+async def shadow(
+    store: StoreAddress, share: float, *, clock: Clock = system_clock
+) -> wire.Migration:
+    """Have that share of the service's reads, from 0 to 1, compared in both stores; 0: none.
+
+    Holds while changes are carried over, in whichever direction. Raises NotFound where there is no
+    move; Conflict where it is over.
+    """
+    async with open_move(store, needs_both=False) as (sides, move):
+        if move.is_over:
+            raise Conflict(f"The move from {move.source} to {move.target} is {move.stage}.")
+        move = await moves.amend(sides.pair, move, data={SHADOW_SHARE: share or None})
+        return await read_progress(move, sides.pair, clock)
 
 
 async def look(store: StoreAddress, *, clock: Clock = system_clock) -> wire.Migration:

@@ -12,8 +12,9 @@ from tidings import wire
 from tidings.clock import Clock, rfc3339
 from tidings.errors import Unavailable
 from tidings.storage.interface import Item, Position, Store
-from tidings.storage.moves import Move, Pair
+from tidings.storage.moves import Move, Pair, processes
 from tidings.storage.prices import latest_prices
+from tidings.storage.shadows import SHADOW_SHARE
 from tidings.storage.tables import MOVES
 
 LANES = "lanes"
@@ -61,7 +62,20 @@ async def read_progress(move: Move, pair: Pair, clock: Clock) -> wire.Migration:
     lanes: list[Item] = []
     with suppress(Unavailable):
         lanes = await _lanes(pair.target, copy_name(move.id))
-    return _report(move, workers.items, lanes, clock())
+    shadow = await _shadow(move, pair.at(move.decides))
+    return _report(move, workers.items, lanes, shadow, clock())
+
+
+async def _shadow(move: Move, store: Store) -> wire.MigrationShadow | None:
+    share = move.data.get(SHADOW_SHARE)
+    if share is None:
+        return None
+    told = [process.data for process in await processes(store)]
+    return wire.MigrationShadow(
+        share=share,
+        reads=sum(data.get("reads", 0) for data in told),
+        differences=sum(data.get("differences", 0) for data in told),
+    )
 
 
 async def _lanes(store: Store, name: str) -> list[Item]:
@@ -76,7 +90,13 @@ async def _lanes(store: Store, name: str) -> list[Item]:
     return lanes
 
 
-def _report(move: Move, workers: Sequence[Item], lanes: Sequence[Item], now: int) -> wire.Migration:
+def _report(
+    move: Move,
+    workers: Sequence[Item],
+    lanes: Sequence[Item],
+    shadow: wire.MigrationShadow | None,
+    now: int,
+) -> wire.Migration:
     heard = [_worker(row, now) for row in workers]
     living = [worker for worker in heard if worker.is_alive]
     counts = [lane.get("data", {}) for lane in lanes]
@@ -112,6 +132,7 @@ def _report(move: Move, workers: Sequence[Item], lanes: Sequence[Item], now: int
         ends_at=rfc3339(now + round(left_ms)) if is_under_way else None,
         lag=max(lags, default=0),
         check=_check(move),
+        shadow=shadow,
         workers=heard,
     )
 
