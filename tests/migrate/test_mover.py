@@ -22,7 +22,7 @@ from tidings.storage.moves import Move, Pair, Stage
 from tidings.storage.pacing import Pace
 from tidings.storage.progress import copy_name
 from tidings.storage.sqlite import SqliteStore
-from tidings.storage.tables import ROOMS
+from tidings.storage.tables import MOVES, ROOMS
 
 TIMEOUT_S = 20.0
 
@@ -114,6 +114,26 @@ async def test_a_switch_whose_leader_died_before_it_said_so_is_done(sides: Sides
         move = await moves.take(sides.pair, move, stage)
     done = await work(sides, move, lambda now: now.wanted is None)
     assert (done.stage, done.data.get("refused")) == ("settled", None)
+
+
+async def test_the_dead_are_forgotten_and_the_living_are_not(
+    sides: Sides, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tidings.migrate.mover.FORGOTTEN_S", 3.0)
+    move = await begin(sides, "m1", "copying", "following")
+    for name in ("dead", "living"):
+        await moves.register(
+            sides.pair.source, move, name, slots=3, data={"problem": "no way there"}
+        )
+    working = asyncio.create_task(work(sides, move, is_ended))
+    while len(await moves.processes(sides.pair.source)) > 1:
+        assert await moves.beat(sides.pair.source, "living", {})
+        await asyncio.sleep(0.5)
+    assert not await moves.beat(sides.pair.source, "dead", {})
+    assert await sides.pair.source.get(MOVES, ("guards/dead#2", "guard")) is None
+    assert await sides.pair.source.get(MOVES, ("guards/living#2", "guard")) is not None
+    working.cancel()
+    await asyncio.gather(working, return_exceptions=True)
 
 
 async def test_a_worker_ends_whose_move_is_over_and_another_began(sides: Sides) -> None:

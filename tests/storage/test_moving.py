@@ -271,6 +271,22 @@ async def test_who_slept_in_a_write_before_any_move_was_begun_does_not_acknowled
     await store.close()
 
 
+async def test_who_was_taken_for_dead_registers_again(
+    monkeypatch: pytest.MonkeyPatch, mover: Mover, store: MovingStore
+) -> None:
+    """Also if it does nothing but read; and what it writes meanwhile is not lost."""
+    monkeypatch.setattr("tidings.storage.standing.BEAT_INTERVAL_S", 0.05)
+    source = mover.pair.source
+    await mover.begin()
+    (process,) = await moves.processes(source)
+    await moves.forget(source, process.id, process.slots)
+    await store.write(Put(ROOMS, room()))
+    (process,) = await moves.processes(source)
+    await moves.forget(source, process.id, process.slots)
+    while not await moves.processes(source):
+        await asyncio.sleep(LOOK_S)
+
+
 async def test_a_scan_does_not_go_on_in_another_store(mover: Mover, store: MovingStore) -> None:
     await store.put_many(ROOMS, [room(number) for number in range(9)])
     await mover.begin()

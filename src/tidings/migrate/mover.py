@@ -30,7 +30,16 @@ from tidings.migrate.lanes import Stale
 from tidings.migrate.rates import Rate
 from tidings.migrate.sides import Sides
 from tidings.storage import moves
-from tidings.storage.moves import PREPARE_S, SWITCH_MAX_S, Move, MoveChanged, Side, Stage, other
+from tidings.storage.moves import (
+    FORGOTTEN_S,
+    PREPARE_S,
+    SWITCH_MAX_S,
+    Move,
+    MoveChanged,
+    Side,
+    Stage,
+    other,
+)
 from tidings.storage.pacing import Pace
 from tidings.storage.progress import Work, copy_name
 
@@ -99,7 +108,8 @@ class Mover:
         self._checking: asyncio.Task[None] | None = None
         self._begun_s = monotonic()
         self._seals = 0
-        self._beats: dict[str, int] = {}
+        self._seen: dict[str, tuple[tuple[int, int], float]] = {}
+        """How each process of the service showed itself last, and since when."""
         self._problems: dict[str, str] = {}
         """Living processes of the service that can't reach both stores, and why."""
         self._units = Rate(monotonic)
@@ -152,17 +162,23 @@ class Mover:
             await asyncio.sleep(BEAT_S)
 
     async def _watch_processes(self) -> None:
-        before = self._beats
-        known = await moves.processes(self._crew.books)
-        self._beats = {process.id: process.beat for process in known}
-        for process in known:
+        """Notice who can't reach both stores, and forget the dead, whom a switch would wait for."""
+        books, now_s = self._crew.books, self._monotonic()
+        before, self._seen = self._seen, {}
+        for process in await moves.processes(books):
+            shown, seen = (process.epoch, process.beat), before.get(process.id)
+            is_same = seen is not None and seen[0] == shown
+            since_s = seen[1] if seen is not None and is_same else now_s
+            self._seen[process.id] = (shown, since_s)
+            if now_s - since_s >= FORGOTTEN_S:
+                await moves.forget_dead(books, process)
             problem = process.data.get("problem")
-            if problem and before.get(process.id) not in (None, process.beat):
+            if problem and seen is not None and not is_same:
                 self._problems[process.id] = problem
             elif not problem:
                 self._problems.pop(process.id, None)
         self._problems = {
-            name: self._problems[name] for name in self._problems if name in self._beats
+            name: self._problems[name] for name in self._problems if name in self._seen
         }
 
     def _share_budget(self) -> None:

@@ -53,6 +53,10 @@ SEAL_MAX_S = 4.0
 """How long writes are held back before whoever waits takes the seal away."""
 SWITCH_MAX_S = 3.0
 """How long processes may take to confirm a switch; longer than the view of any other lives."""
+QUIET_MAX_S = 30.0
+"""A process that has not shown itself for so long registers again before it does anything."""
+FORGOTTEN_S = 2 * QUIET_MAX_S
+"""A process that has not shown itself for so long may be taken for dead."""
 GUARD_SLOTS_MAX = 64
 """Guards of one process, and so write sets that it may have under way on DynamoDB."""
 BUMPS_AT_ONCE = 32
@@ -403,17 +407,28 @@ def guard(process: str, slot: int, epoch: int) -> Check:
     return Check(MOVES, _guard(process, slot), (Equals("epoch", epoch),))
 
 
-async def beat(store: Store, process: str, data: Mapping[str, Any]) -> None:
-    """Show that the process lives, and what it has to tell; nothing if it was forgotten."""
+async def beat(store: Store, process: str, data: Mapping[str, Any]) -> bool:
+    """Show that the process lives, and what it has to tell; False if it was forgotten."""
     change = Update(MOVES, (CONFIRMS, process), {"data": dict(data)}, {"beat": 1}, when=(Exists(),))
-    with suppress(ConditionFailed):
+    try:
         await store.write(change)
+    except ConditionFailed:
+        return False
+    return True
 
 
 async def forget(store: Store, process: str, slots: int) -> None:
     """Remove a process that has ended. One that has not is refused, and registers again."""
     guards = [Delete(MOVES, _guard(process, slot)) for slot in range(slots)]
     await store.write(*guards, Delete(MOVES, (CONFIRMS, process)))
+
+
+async def forget_dead(store: Store, dead: Process) -> None:
+    """Remove a process whose row stood still for FORGOTTEN_S, unless it has moved since."""
+    guards = [Delete(MOVES, _guard(dead.id, slot)) for slot in range(dead.slots)]
+    is_same = (Equals("beat", dead.beat), Equals("epoch", dead.epoch))
+    with suppress(ConditionFailed):
+        await store.write(*guards, Delete(MOVES, (CONFIRMS, dead.id), when=is_same))
 
 
 async def processes(store: Store) -> list[Process]:

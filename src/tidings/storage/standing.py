@@ -30,6 +30,7 @@ from tidings.storage.interface import Check, Item, Store, Table, Write
 from tidings.storage.metered import CostSource, unmetered
 from tidings.storage.moves import (
     GUARD_SLOTS_MAX,
+    QUIET_MAX_S,
     SEAL_MAX_S,
     SWITCH_MAX_S,
     VIEW_MAX_S,
@@ -257,6 +258,8 @@ class Standing:
         with unmetered():
             for _ in range(HOPS_MAX):
                 read_at = self._boottime()
+                if read_at - self._beaten_at >= QUIET_MAX_S:  # others may have taken it for dead
+                    self._registered = None
                 url, row = await self._find()
                 with suppress(MoveChanged):
                     await self._adopt(url, row)
@@ -296,7 +299,9 @@ class Standing:
                 self._is_guarded.clear()
                 await self._is_guarded.wait()
             data = self._tells()
+            beaten_at = self._boottime()
             await moves.register(here.engine, move, self._process, slots=here.slots, data=data)
+            self._beaten_at = beaten_at
             self._known_at.add(url)
             self._registered = (url, move.epoch)
         if (row and row.epoch) != (self.record and self.record.epoch):
@@ -389,8 +394,10 @@ class Standing:
     async def _beat(self) -> None:
         now = self._boottime()
         if self.move is not None and now - self._beaten_at >= BEAT_INTERVAL_S:
-            self._beaten_at = now
-            await moves.beat(self.here.engine, self._process, self._tells())
+            if await moves.beat(self.here.engine, self._process, self._tells()):
+                self._beaten_at = now
+            else:
+                self._registered = None
 
     async def _refuse_other_addresses(self) -> None:
         """Raises Conflict where the address that was given is not, or no longer, one to serve."""
