@@ -56,6 +56,8 @@ DRAIN_S = 2.0
 LET_GO_S = 1.0
 """How long a worker that was told to stop tries to let writes through again."""
 CONFIRM_LOOK_S = 0.1
+SEAL_PAUSE_S = 3.0
+"""How long writes go on after an attempt that failed: whoever waited for it gets through."""
 SEALS_MAX = 5
 """Attempts at a switch before it is given up until it is asked for again."""
 
@@ -108,6 +110,7 @@ class Mover:
         self._checking: asyncio.Task[None] | None = None
         self._begun_s = monotonic()
         self._seals = 0
+        self._rests_until_s = 0.0
         self._seen: dict[str, tuple[tuple[int, int], float]] = {}
         """How each process of the service showed itself last, and since when."""
         self._problems: dict[str, str] = {}
@@ -424,6 +427,7 @@ class Mover:
             await self._done(move, held_s=held_s, refused=None)
             return
         await self._let_go(sealed)
+        self._rests_until_s = self._monotonic() + SEAL_PAUSE_S
         if self._seals >= SEALS_MAX:
             self._seals = 0
             await self._refuse(
@@ -437,6 +441,8 @@ class Mover:
         if self._monotonic() - self._begun_s < PREPARE_S:
             await asyncio.sleep(LOOK_S)
             return True
+        if self._monotonic() < self._rests_until_s:
+            return True  # changes are carried over meanwhile
         if self._problems:
             process, problem = next(iter(self._problems.items()))
             await self._refuse(move, f"The process {process} can't reach both stores: {problem}")

@@ -401,6 +401,7 @@ class StreamCapture:
     async def _note(self, streams: Mapping[str, Stream]) -> None:
         """Write down how far all was copied."""
         rows: list[Item] = []
+        noted: list[tuple[Shard, str | None, bool]] = []
         for stream in streams.values():
             for shard in stream.shards.values():
                 if not shard.waiting:
@@ -416,9 +417,11 @@ class StreamCapture:
                 if shard.is_done:
                     row["stage"] = "done"
                 rows.append(row)
-                shard.noted, shard.is_noted_done = shard.copied, shard.is_done
+                noted.append((shard, shard.copied, shard.is_done))
         if rows:
             await self._store.put_many(MOVES, rows)
+        for shard, copied, is_done in noted:  # only now: it may have failed
+            shard.noted, shard.is_noted_done = copied, is_done
 
     async def _note_read(self) -> None:
         self._noted_at_ms = self._clock()
