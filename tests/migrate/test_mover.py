@@ -136,6 +136,17 @@ async def test_the_dead_are_forgotten_and_the_living_are_not(
     await asyncio.gather(working, return_exceptions=True)
 
 
+async def test_what_was_asked_for_is_not_called_done_when_it_was_withdrawn(sides: Sides) -> None:
+    """As by a leader that had just done what was asked for before."""
+    await begin(sides, "m1", "copying", "following")
+    asking = asyncio.create_task(commands.ask(sides.source, "switched", lambda _: None))
+    while (move := await moves.read(sides.pair)) is None or move.wanted is None:
+        await asyncio.sleep(0.05)
+    await moves.amend(sides.pair, move, wanted="")
+    with pytest.raises(Conflict):
+        await asking
+
+
 async def test_a_worker_ends_whose_move_is_over_and_another_began(sides: Sides) -> None:
     move = await begin(sides, "m1")
     await moves.take(sides.pair, move, "rolled_back")

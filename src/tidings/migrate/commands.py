@@ -104,9 +104,20 @@ async def ask(store: StoreAddress, want: Want, show: Show, *, clock: Clock = sys
         done = await _work(sides, move, pace, show, clock, is_done)
         if refused := done.data.get("refused"):
             raise Conflict(refused)
-        if want in ("finished", "rolled_back") and done.stage != want:
-            raise Conflict(f"Something else was asked for meanwhile: {done.wanted}.")
+        if not _is_reached(done, want):
+            raise Conflict("Something else was asked for meanwhile, or done: ask again.")
         return done
+
+
+def _is_reached(move: Move, want: Want) -> bool:
+    match want:
+        case "checked":
+            check = move.data.get("check")
+            return check is not None and check["asked"] == move.data.get("asked")
+        case "switched":
+            return move.decides == "target"
+        case _:
+            return move.stage == want
 
 
 async def shadow(
