@@ -136,6 +136,7 @@ def _show(credentials: Credentials, url: str, folder: Path) -> None:
         ("every call, to try", f"{url}/docs"),
         ("OpenAPI", f"{url}/openapi.json"),
         ("what the service does, live", f"{url}/ops"),
+        ("a shop with the chat for customers", f"{url}/shop#{credentials.publishable_key}"),
         ("API key", credentials.api_key),
         ("publishable key", credentials.publishable_key),
         ("operator key, for /ops and /metrics", credentials.operator_key),

@@ -46,6 +46,23 @@ async def get_operations_page(call: Call[Nothing, Nothing, Nothing]) -> web.Resp
     return _reply(call.request, page("ops/ops.html"), CHECKED)
 
 
+@SECTION.endpoint("GET", "/widget.js", callers=Callers.OPEN, media_type="text/javascript")
+async def get_widget_script(call: Call[Nothing, Nothing, Nothing]) -> web.Response:
+    """Get the chat for customers, for any site.
+
+    `<script src="…/widget.js" data-key="pk_…" async></script>`"""
+    return _reply(call.request, page("widget.js"), CHECKED)
+
+
+@SECTION.endpoint("GET", "/shop", callers=Callers.OPEN, media_type="text/html")
+async def get_shop_page(call: Call[Nothing, Nothing, Nothing]) -> web.Response:
+    """Try the chat for customers on the page of a made-up shop.
+
+    The publishable key stands behind the address, as in `/shop#pk_…`."""
+    call.request[EXCHANGE].content_security_policy = PAGE_POLICY
+    return _reply(call.request, page("shop/shop.html"), CHECKED)
+
+
 @SECTION.endpoint(
     "GET", "/assets/{version}/{folder}/{file}", callers=Callers.OPEN, media_type="*/*"
 )

@@ -8,7 +8,9 @@ from importlib.resources import files
 
 from msgspec import Struct
 
-FOLDERS = ("client", "ops")
+FOLDERS = ("client", "ops", "shop", "widget")
+LEAN_FOLDERS = ("widget",)
+"""Sent without comments and indentation, since they are loaded by the pages of other sites."""
 MEDIA_TYPES = {
     "js": "text/javascript; charset=utf-8",
     "css": "text/css; charset=utf-8",
@@ -39,7 +41,10 @@ def assets() -> dict[str, Asset]:
         for file in sorted((files("tidings.web") / folder).iterdir(), key=lambda each: each.name):
             media_type = MEDIA_TYPES.get(file.name.rpartition(".")[2])
             if media_type is not None:
-                found[f"{folder}/{file.name}"] = Asset(file.read_bytes(), media_type)
+                body = file.read_bytes()
+                if folder in LEAN_FOLDERS:
+                    body = _lean(body.decode()).encode()
+                found[f"{folder}/{file.name}"] = Asset(body, media_type)
     return found
 
 
@@ -54,11 +59,12 @@ def version() -> str:
 
 @cache
 def page(path: str) -> Asset:
-    """A page; `{assets}` in it is where the present version's files are, relative to its address
-    at the top of the service.
+    """A page, or a script of pages elsewhere; `{assets}` in it is where the present version's files
+    are, relative to its address at the top of the service.
     """
     text = (files("tidings.web") / path).read_text("utf-8")
-    return Asset(text.replace("{assets}", f"assets/{version()}").encode(), PAGE_TYPE)
+    media_type = MEDIA_TYPES.get(path.rpartition(".")[2], PAGE_TYPE)
+    return Asset(text.replace("{assets}", f"assets/{version()}").encode(), media_type)
 
 
 @cache
@@ -71,3 +77,17 @@ def entrance(path: str) -> Asset:
         f'export * from "./assets/{version()}/{path}";\n'.encode(),
         MEDIA_TYPES["js"],
     )
+
+
+def _lean(text: str) -> str:
+    """A script without comments that have lines of their own, and without indentation.
+
+    Lines keep their numbers. Neither may stand for anything within the script's templates.
+    """
+    lines = []
+    is_comment = False
+    for line in map(str.strip, text.splitlines()):
+        is_comment = is_comment or line.startswith("/*")
+        lines.append("" if is_comment or line.startswith("//") else line)
+        is_comment = is_comment and not line.endswith("*/")
+    return "\n".join(lines) + "\n"
