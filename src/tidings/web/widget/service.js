@@ -68,7 +68,8 @@ export class Service {
     const timer = setTimeout(stop, deadlineMs);
     signal?.addEventListener("abort", stop);
     try {
-      const fixed = { credentials: "omit", referrerPolicy: "no-referrer", cache: "no-store" };
+      // No `cache`: replies say no-store themselves, and with it no preflight would be remembered.
+      const fixed = { credentials: "omit", referrerPolicy: "no-referrer" };
       const reply = await fetch(url, { ...init, ...fixed, signal: ending.signal });
       if (reply.ok) return await reply.json().catch(() => null);
       const { code } = await reply.json().catch(() => ({}));
