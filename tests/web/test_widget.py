@@ -11,6 +11,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import jwt
 import pytest
 import pytest_asyncio
@@ -19,6 +20,7 @@ from PIL import Image
 from playwright.async_api import BrowserContext, Page, expect
 
 from tests.web.browsing import CHROMIUM, DEADLINE_S, JWT_SECRET, House, opened_house
+from tidings.cli.parts import open_parts
 from tidings.client import Client
 from tidings.client.files import upload
 from tidings.web.assets import assets, page
@@ -129,6 +131,26 @@ async def new_room(manager: Client, text: str) -> str:
 async def own_texts(manager: Client, room_id: str) -> list[str | None]:
     entries = (await manager.messages(room_id, limit=500)).items
     return [entry.text for entry in entries if entry.type == "text"]
+
+
+async def allow(house: House, origin: str) -> None:
+    """Return once pages of this origin alone may open sessions."""
+    async with open_parts(house.node.store) as parts:
+        workspace = await parts.workspaces.default(None)
+        await parts.workspaces.update(workspace.id, allowed_origins=[origin])
+    body = {"publishable_key": house.publishable_key}
+    tried = {"https://elsewhere.example": 201, "https://nowhere.example": 403}
+    if "elsewhere" not in origin:
+        tried["https://elsewhere.example"] = 403
+    async with asyncio.timeout(DEADLINE_S), aiohttp.ClientSession() as http:
+        for each, status in tried.items():
+            while True:
+                async with http.post(
+                    f"{house.node.url}/v1/sessions", json=body, headers={"Origin": each}
+                ) as reply:
+                    if reply.status == status:
+                        break
+                await asyncio.sleep(0.1)
 
 
 def picture() -> bytes:
@@ -302,3 +324,39 @@ class TestWidget:
             await expect(tab.locator(".state")).to_have_text("The chat is not available here.")
             await expect(tab.locator(".bad")).to_have_text("Not sent.")
             await expect(tab.locator(".bubble")).to_have_text("hello?")
+
+    async def test_a_visitor_whose_session_ended_begins_anew(
+        self, house: House, network: None
+    ) -> None:
+        manager = await house.person("eva")
+        async with shop(house) as address, house.context() as context:
+            tab = await visit(context, address)
+            await tab.locator(".launcher").click()
+            await say(tab, "before")
+            room = await new_room(manager, "before")
+            customer = (await manager.room(room)).customer_id
+            assert customer is not None
+            token = await tab.evaluate(
+                "() => Object.values(localStorage).map((text) => JSON.parse(text).token)[0]"
+            )
+            visitor = house.server.as_session(token)
+            await visitor.revoke_session((await visitor.sessions()).items[0].session_id)
+            await expect(tab.locator(".bubble")).to_have_count(0)
+            await say(tab, "after")
+            await until_shown(tab, "after")
+            assert await new_room(manager, "after") != room
+
+    async def test_only_pages_of_allowed_origins_have_it(self, house: House, network: None) -> None:
+        async with shop(house) as address, house.context() as context:
+            try:
+                await allow(house, "https://elsewhere.example")
+                tab = await visit(context, address)
+                await tab.locator(".launcher").click()
+                await say(tab, "may I?")
+                await expect(tab.locator(".state")).to_have_text("The chat is not available here.")
+            finally:
+                await allow(house, address)
+            await tab.reload()
+            await tab.locator(".launcher").click()
+            await tab.locator(".link", has_text="Try again").click()
+            await until_shown(tab, "may I?")

@@ -37,6 +37,7 @@ export class Conversation {
   #probe = null;
   #pausing = new AbortController();
   #ending = new AbortController();
+  #signingIn = null;
   #isConnecting = false;
   #isSending = false;
   #refreshing = null;
@@ -58,7 +59,11 @@ export class Conversation {
     const { signal } = this.#ending;
     for (const event of ["online", "pageshow"]) addEventListener(event, () => this.#nudge(), { signal });
     document.addEventListener("visibilitychange", () => document.hidden || this.#nudge(), { signal });
-    addEventListener("storage", (event) => event.key?.startsWith(this.outbox.prefix) && this.changed(), { signal });
+    addEventListener("storage", (event) => {
+      if (!event.key?.startsWith(this.outbox.prefix)) return;
+      this.changed();
+      this.#sendAll();
+    }, { signal });
     if (keptSession(this.service.url, this.key, this.subject) || this.jwt) this.#connect();
     else this.hasSettled = true;
     this.#sendAll();
@@ -176,14 +181,33 @@ export class Conversation {
     this.#sendAll();
   }
 
+  /** A visitor's session is over: they are somebody new, who is yet to write. */
+  #beAnew(token) {
+    if (token !== this.service.token) return;
+    keepSession(this.service.url, null);
+    this.service.token = this.roomId = this.userId = this.#cursor = null;
+    this.#version = this.#readSeq = 0;
+    this.#say({ entries: new Map(), unread: 0, status: "idle", hasSettled: true });
+  }
+
+  /** Whether a call or connection was refused since a visitor's session is over. */
+  #isOver({ status }, token) {
+    return status === 401 && token !== null && this.subject === null;
+  }
+
   #end(error) {
     if (this.#ending.signal.aborted) return;
-    if (error.code === "unauthorized" && this.service.token) keepSession(this.service.url, null);
+    if (error.status === 401 && this.service.token) keepSession(this.service.url, null);
     this.stop();
     this.#say({ status: this.service.token ? "ended" : "refused", hasSettled: true, typingId: null });
   }
 
-  async #signIn() {
+  #signIn() {
+    this.#signingIn ??= this.#beSomebody().finally(() => (this.#signingIn = null));
+    return this.#signingIn;
+  }
+
+  async #beSomebody() {
     const { service, key, jwt, subject } = this;
     if (service.token) return;
     await alone(`${this.outbox.prefix}session`, async () => {
@@ -220,8 +244,10 @@ export class Conversation {
   async #sendEach() {
     let failures = 0;
     for (let message; (message = this.#next()); ) {
+      let token = null;
       try {
         await this.#signIn();
+        token = this.service.token;
         const { client_id, text, blobs } = message;
         const body = { client_id, ...(text && { text }), ...(blobs.length && { blobs }) };
         const path = at`/v1/rooms/${await this.#room()}/messages`;
@@ -231,10 +257,11 @@ export class Conversation {
         failures = 0;
       } catch (error) {
         if (!(error instanceof Refusal)) throw error;
-        if (error.isFinal) {
+        if (this.#isOver(error, token)) this.#beAnew(token);
+        if (error.isFinal && !this.#isOver(error, token)) {
           this.outbox.put({ ...message, problem: error.code });
           if (error.code === "not_found") this.roomId = null;
-          if (error.code === "unauthorized" || !this.service.token) this.#end(error);
+          if (error.status === 401 || !this.service.token) this.#end(error);
         } else {
           await sleep(pause(failures++, error), this.#pausing.signal);
         }
@@ -261,6 +288,7 @@ export class Conversation {
     let fruitless = 0;
     while (!signal.aborted) {
       let reason = null;
+      let token = null;
       let isGreeted = false;
       if (this.status !== "waiting") this.#say({ status: "connecting" });
       const onFrame = (frame) => {
@@ -276,19 +304,23 @@ export class Conversation {
       const way = fruitless < FRUITLESS_MAX ? "overSocket" : "overPolls";
       try {
         await this.#signIn();
+        token = this.service.token;
         await this.service[way](this.#cursor, { onOpen, onFrame }, signal);
       } catch (error) {
         if (!(error instanceof Refusal)) throw error;
         if (error.code === "validation_failed") this.#cursor = null;
-        else if (error.isFinal) return this.#end(error);
+        else if (this.#isOver(error, token)) this.#beAnew(token);
+        else if (error.isFinal && error.status !== 409) return this.#end(error); // 409: another poll
         reason ??= error;
       }
       this.#send = this.#probe = null;
       if (signal.aborted) return;
+      if (!this.service.token && this.status === "idle") break;
       fruitless = isGreeted ? 0 : (fruitless + 1) % (FRUITLESS_MAX + 1);
       this.#say({ status: "waiting", typingId: null });
       await sleep(pause(failures++, reason), this.#pausing.signal);
     }
+    this.#isConnecting = false;
   }
 
   #hear(frame) {

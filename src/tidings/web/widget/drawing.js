@@ -87,4 +87,5 @@ async function drawPicture(button, blob_id, conversation) {
   const canvas = el("canvas", { width: picture.width, height: picture.height, ariaHidden: "true" });
   canvas.getContext("2d").drawImage(picture, 0, 0);
   button.replaceChildren(canvas);
+  conversation.changed();
 }

@@ -7,7 +7,6 @@ const EN = {
   title: "Chat with us",
   welcome: "Hello! How can we help?",
   welcomeMore: "Write to us here. You can close this page, and find our answer when you come back.",
-  empty: "Nothing was said here yet.",
   log: "Conversation",
   placeholder: "Write a message…",
   label: "Message",
@@ -36,7 +35,6 @@ const EN = {
   today: "Today",
   yesterday: "Yesterday",
   file: "Open {}",
-  tooLong: "A message has at most 8,000 characters.",
   full: "Too many messages wait to be sent.",
 };
 
@@ -47,7 +45,6 @@ const KO = {
   title: "문의하기",
   welcome: "안녕하세요! 무엇을 도와드릴까요?",
   welcomeMore: "여기에 메시지를 남겨 주세요. 페이지를 닫아도 다시 오시면 답변을 볼 수 있습니다.",
-  empty: "아직 대화가 없습니다.",
   log: "대화",
   placeholder: "메시지를 입력하세요…",
   label: "메시지",
@@ -76,7 +73,6 @@ const KO = {
   today: "오늘",
   yesterday: "어제",
   file: "{} 열기",
-  tooLong: "메시지는 8,000자까지 쓸 수 있습니다.",
   full: "전송을 기다리는 메시지가 너무 많습니다.",
 };
 

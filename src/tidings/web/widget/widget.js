@@ -66,7 +66,7 @@ class Widget {
       el("header", {}, el("div", {}, title, this.state), close), this.log, this.typing, this.form);
     this.count = el("span", { className: "count", ariaHidden: "true", hidden: true });
     this.launcher = button("launcher", say("open"), "chat", () => this.turn(this.panel.hidden));
-    this.launcher.ariaHasPopup = "dialog";
+    Object.assign(this.launcher, { ariaHasPopup: "dialog", ariaExpanded: "false" });
     this.launcher.append(this.count);
     this.root.append(el("div", { className: "all", lang: this.language }, this.panel, this.launcher));
 
