@@ -312,6 +312,35 @@ class TestWidget:
             await expect(tab.locator(".bubble")).to_have_count(0)
             assert await tab.evaluate("() => localStorage.length") == 0
 
+    async def test_history_is_read_backwards_and_two_tabs_stay_in_step(
+        self, house: House, network: None
+    ) -> None:
+        manager = await house.person("fay")
+        async with shop(house) as address, house.context() as context:
+            tab = await visit(context, address)
+            await tab.locator(".launcher").click()
+            await say(tab, "number 1")
+            room = await new_room(manager, "number 1")
+            texts = [f"number {number}" for number in range(1, 131)]
+            for text in texts[1:]:
+                await manager.post_message(room, text)
+            await until_shown(tab, *texts)
+
+            other = await visit(context, address)
+            await other.locator(".launcher").click()
+            await expect(other.locator(".bubble")).to_have_count(50)
+            while await other.locator(".bubble").count() < len(texts):
+                held = other.locator(".bubble").first
+                text = await held.inner_text()
+                await other.locator(".log").evaluate("(log) => { log.scrollTop = 0; }")
+                await expect(other.locator(".bubble").first).not_to_have_text(text)
+                await expect(other.get_by_text(text, exact=True)).to_be_in_viewport()
+            await until_shown(other, *texts)
+            await asyncio.gather(say(tab, "from one tab"), say(other, "from the other"))
+            for each in (tab, other):
+                await expect(each.locator(".item[data-seq]")).to_have_count(len(texts) + 2)
+            assert len(await own_texts(manager, room)) == len(texts) + 2
+
     async def test_the_shop_of_the_demo_has_it(self, house: House, network: None) -> None:
         async with house.context() as context:
             tab = await visit(context, f"{house.node.url}/shop#{house.publishable_key}")
