@@ -360,6 +360,7 @@ def test_a_demo_is_ready_to_use_and_goes_on_where_it_was(tmp_path: Path) -> None
     folder, port = tmp_path / "demo", free_port()
     url = f"http://127.0.0.1:{port}"
     process, printed = _demo(folder, port)
+    assert "/shop#pk_" in printed
     try:
         credentials = json.loads((folder / "credentials.json").read_text())
         for person in PEOPLE:

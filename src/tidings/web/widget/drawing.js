@@ -47,7 +47,7 @@ export function drawEntry(entry, { isFirst, isMine, name, quoted }, { say, langu
 }
 
 /** A message on its way, or one that the service refused. */
-export function drawOutgoing(message, { say, conversation }) {
+export function drawOutgoing(message, isFirst, { say, conversation }) {
   const button = (text, onclick) =>
     el("button", { className: "link", type: "button", textContent: text, onclick });
   const under = message.problem
@@ -56,7 +56,7 @@ export function drawOutgoing(message, { say, conversation }) {
         button(say("discard"), () => conversation.discard(message)))
     : el("div", { className: "under", textContent: say("sending") });
   const text = message.text || "…";
-  return el("div", { className: "item mine" },
+  return el("div", { className: `item mine${isFirst ? " first" : ""}` },
     el("div", { className: "bubble", textContent: text, dir: "auto" }), under);
 }
 

@@ -5,10 +5,10 @@ export const STYLES = `
   inset: auto 0 0 auto !important; width: 0 !important; height: 0 !important;
   z-index: 2147483647 !important; }
 .all { --ground: #fff; --sunk: #f4f2ee; --line: #dfdbd3; --ink: #23211d; --soft: #67625a;
-  --accent: #0b6b5d; --on: #fff; --bad: #b3261e; color-scheme: light; color: var(--ink);
+  --accent: #0b6b5d; --top: #0b6b5d; --on: #fff; --bad: #b3261e; color-scheme: light; color: var(--ink);
   font: 15px/1.45 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", "Noto Sans KR", sans-serif; }
 @media (prefers-color-scheme: dark) { .all { --ground: #1f1e1b; --sunk: #2b2925; --line: #3d3a34;
-  --ink: #ebe7df; --soft: #aaa499; --accent: #5cc7b2; --on: #10221f; --bad: #f28b82; color-scheme: dark; } }
+  --ink: #ebe7df; --soft: #aaa499; --accent: #5cc7b2; --top: #114740; --on: #10221f; --bad: #f28b82; color-scheme: dark; } }
 * { box-sizing: border-box; }
 [hidden] { display: none !important; }
 button, textarea { font: inherit; color: inherit; margin: 0; }
@@ -24,13 +24,13 @@ svg { display: block; width: 24px; height: 24px; fill: none; stroke: currentColo
 .panel { position: fixed; right: 20px; bottom: 88px; width: min(384px, calc(100vw - 40px));
   height: min(620px, calc(100vh - 108px)); display: flex; flex-direction: column; overflow: hidden;
   background: var(--ground); border: 1px solid var(--line); border-radius: 16px; box-shadow: 0 12px 40px #0004; }
-header { display: flex; align-items: center; gap: 12px; padding: 12px 8px 12px 16px; background: var(--accent);
-  color: var(--on); }
-header > div { flex: 1; min-width: 0; }
+.top { display: flex; align-items: center; gap: 12px; padding: 12px 8px 12px 16px; background: var(--top);
+  color: #fff; }
+.top > div { flex: 1; min-width: 0; }
 h2 { margin: 0; font-size: 16px; line-height: 1.3; font-weight: 650; }
 .state { font-size: 13px; }
 .icon { display: grid; place-items: center; width: 40px; height: 40px; flex: none; border-radius: 10px; }
-header :focus-visible { outline-color: currentColor; outline-offset: -3px; }
+.top :focus-visible { outline-color: currentColor; outline-offset: -3px; }
 .log { flex: 1; overflow-y: auto; overscroll-behavior: contain; padding: 12px 16px; display: flex;
   flex-direction: column; gap: 4px; outline-offset: -3px; }
 .welcome { margin: auto; text-align: center; max-width: 280px; color: var(--soft); }

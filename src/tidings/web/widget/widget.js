@@ -63,7 +63,7 @@ class Widget {
     const close = button("icon", say("close"), "close", () => this.turn(false));
     this.panel = el("section",
       { className: "panel", role: "dialog", ariaModal: "true", ariaLabel: say("title"), hidden: true },
-      el("header", {}, el("div", {}, title, this.state), close), this.log, this.typing, this.form);
+      el("div", { className: "top" }, el("div", {}, title, this.state), close), this.log, this.typing, this.form);
     this.count = el("span", { className: "count", ariaHidden: "true", hidden: true });
     this.launcher = button("launcher", say("open"), "chat", () => this.turn(this.panel.hidden));
     Object.assign(this.launcher, { ariaHasPopup: "dialog", ariaExpanded: "false" });
@@ -220,7 +220,9 @@ class Widget {
     }
     for (const message of conversation.outbox.all()) {
       begin(message.at);
-      put(message.client_id, `out ${message.problem}`, () => drawOutgoing(message, this));
+      const isFirst = sender !== conversation.userId;
+      sender = conversation.userId;
+      put(message.client_id, `out ${message.problem}`, () => drawOutgoing(message, isFirst, this));
     }
     if (!wanted.length) {
       put("welcome", "", () => el("div", { className: "welcome" },
