@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.chat.company import ADA, KEY, MAX, MIA, Company, company
+from tests.command_line import run_tidings
 from tests.importing.busy import live_through, working
 from tests.people.clocks import FakeClock
 from tests.storage.suspending import Action, SuspendingStore, Way
@@ -22,7 +23,6 @@ from tests.stores import BOTH_STORES, StoreKind, open_store
 from tidings import wire
 from tidings.blobs.blobs import UNHELD
 from tidings.chat.rows import WAKING
-from tidings.cli import main
 from tidings.errors import Conflict, NotFound, TidingsError, Unavailable, ValidationFailed
 from tidings.importing.exported import KINDS, LEFT_OUT, MANIFEST, Manifest, encode, read_manifest
 from tidings.importing.exports import export_workspace, reckon_workspace
@@ -434,16 +434,13 @@ async def test_a_full_disk_leaves_a_way_on(export: Path, clock: FakeClock, tmp_p
         assert (await WorkspaceImport(store, clock, export).run()).is_new
 
 
-def test_the_commands(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.slow
+def test_the_commands(tmp_path: Path) -> None:
     """The page on moving has them run by a shell."""
-    monkeypatch.chdir(tmp_path)
 
     def run(*arguments: str) -> tuple[int, str, str]:
-        code = main(arguments)
-        shown = capsys.readouterr()
-        return code, shown.out, shown.err
+        outcome = run_tidings(*arguments, folder=tmp_path)
+        return outcome.code, outcome.output, outcome.errors
 
     one, two = ("--store", "sqlite:///one.db"), ("--store", "sqlite:///two.db")
     assert run("keys", "create", *one, "--workspace", "acme")[0] == 0
