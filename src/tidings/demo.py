@@ -110,6 +110,8 @@ async def _all_work(service: Service, credentials: Credentials) -> bool:
     return True
 
 
+INBOXES = (("ines", "Inês, an admin"), ("tomasz", "Tomasz, a manager"))
+"""Whose inboxes are linked to."""
 TABLE_WIDTH = 100
 """Characters that the table of people needs: a token that is cut off is of no use."""
 
@@ -133,6 +135,10 @@ def _show(credentials: Credentials, url: str, folder: Path) -> None:
         'application/json" -d \'{"client_id": "hello-1", "text": "Hello from the command line"}\''
     )
     lines = (
+        *(
+            (f"the inbox of {name}", f"{url}/#token={credentials.tokens[who]}")
+            for who, name in INBOXES
+        ),
         ("every call, to try", f"{url}/docs"),
         ("OpenAPI", f"{url}/openapi.json"),
         ("what the service does, live", f"{url}/ops"),
@@ -140,7 +146,7 @@ def _show(credentials: Credentials, url: str, folder: Path) -> None:
         ("API key", credentials.api_key),
         ("publishable key", credentials.publishable_key),
         ("operator key, for /ops and /metrics", credentials.operator_key),
-        ("Ines's inbox", f"curl -s {url}/v1/inbox {authorization}"),
+        ("the rows of Inês's inbox", f"curl -s {url}/v1/inbox {authorization}"),
         ("her badge", f"curl -s {url}/v1/badge {authorization}"),
         ("who waits", f'curl -s "{url}/v1/rooms?kind=support&assignee_id=none" {authorization}'),
         ("say something", post),

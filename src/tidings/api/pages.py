@@ -19,6 +19,11 @@ SECTION = Section(
 
 LASTING = "public, max-age=31536000, immutable"
 CHECKED = "public, no-cache"
+INBOX_POLICY = (
+    f"{PAGE_POLICY}; img-src 'self' blob: https:; connect-src 'self' https:; "
+    "require-trusted-types-for 'script'"
+)
+"""Pictures and uploads may be in a bucket of another origin; scripts and styles never are."""
 
 
 class AssetPath(Struct, frozen=True):
@@ -35,6 +40,15 @@ async def get_client_module(call: Call[Nothing, Nothing, Nothing]) -> web.Respon
 
     `import {connect} from "/client.js"`; pages of other origins may do so too."""
     return _reply(call.request, entrance("client/client.js"), CHECKED)
+
+
+@SECTION.endpoint("GET", "/", callers=Callers.OPEN, media_type="text/html")
+async def get_inbox_page(call: Call[Nothing, Nothing, Nothing]) -> web.Response:
+    """Open the team's inbox.
+
+    The page asks who it is, or takes a session's token from its address: `/#token=ts_…`."""
+    call.request[EXCHANGE].content_security_policy = INBOX_POLICY
+    return _reply(call.request, page("inbox/inbox.html"), CHECKED)
 
 
 @SECTION.endpoint("GET", "/ops", callers=Callers.OPEN, media_type="text/html")

@@ -8,7 +8,7 @@ from importlib.resources import files
 
 from msgspec import Struct
 
-FOLDERS = ("client", "ops", "shop", "widget")
+FOLDERS = ("client", "inbox", "ops", "shop", "widget")
 LEAN_FOLDERS = ("widget",)
 """Sent without comments and indentation, since they are loaded by the pages of other sites."""
 MEDIA_TYPES = {
