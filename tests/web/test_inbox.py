@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 import pytest
 import pytest_asyncio
+from PIL import Image
 from playwright.async_api import Browser, Page, async_playwright, expect
 
 from tests.command_line import clean_environment
@@ -142,7 +143,7 @@ async def test_a_manager_takes_and_answers(office: Office) -> None:
         await page.click(".row:has-text('Chloé')")
         await expect(page.locator(".scroller")).to_contain_text("KW1-0417-2286")
         await page.click("button[data-act=take]")
-        await expect(page.locator(".details")).to_contain_text("Tomasz Wilk")
+        await expect(page.locator("aside")).to_contain_text("Tomasz Wilk")
         await page.fill(".composer textarea", "Bonjour Chloé, of course there is.")
         await page.press(".composer textarea", "Enter")
         await expect(page.locator(".entry.own:not(.waiting)")).to_contain_text("of course there is")
@@ -214,8 +215,6 @@ async def test_notes_stay_with_the_team(office: Office) -> None:
 
 
 async def test_a_file_is_attached_and_shown(office: Office, tmp_path: Path) -> None:
-    from PIL import Image
-
     photo = tmp_path / "kettle.png"
     Image.linear_gradient("L").resize((640, 400)).convert("RGB").save(photo)
     async with office.page("amara") as page:
@@ -242,7 +241,7 @@ async def test_a_phone_shows_one_pane_at_a_time(office: Office) -> None:
         assert width <= PHONE["width"]
         await picture(page, "phone-conversation")
         await page.click("button[data-act=details]")
-        await expect(page.locator(".details")).to_contain_text("hannah@mail.example")
+        await expect(page.locator("aside")).to_contain_text("hannah@mail.example")
         await picture(page, "phone-details")
         await page.click(".closer")
         await page.click(".tool.back")
@@ -251,7 +250,9 @@ async def test_a_phone_shows_one_pane_at_a_time(office: Office) -> None:
 
 async def test_a_long_log_is_read_backwards_in_a_window(office: Office) -> None:
     async with Client(office.url, office.credentials.api_key) as server:
-        room = await server.create_room("group", title=LONG_NAME.strip(), members=["jonas", "amara"])
+        room = await server.create_room(
+            "group", title=LONG_NAME.strip(), members=["jonas", "amara"]
+        )
         for start in range(0, 1_000, 100):
             await asyncio.gather(
                 *(

@@ -151,7 +151,7 @@ export class RoomView {
         this.entries.unshift(known.get(seq));
       }
     }
-    this.hasBefore = !this.entries.length || this.#low > 1;
+    this.hasBefore = this.entries.length ? this.#low > 1 : room?.head !== 0;
     this.#tell();
     if (!this.entries.length && room?.head !== 0) await this.#page({ isTail: true });
     else if (this.hasBefore && this.entries.length < PAGE / 2) await this.#page({ before: this.#low });

@@ -62,11 +62,13 @@ export class Actions {
   }
 
   /** Take the conversation, or give it back where it was taken. */
-  take() {
+  async take() {
     const room = this.#room;
-    if (!room) return undefined;
+    if (!room) return;
+    const { shell } = this.conversation;
     const isMine = room.assignee_id === this.desk.me.id;
-    return this.#change({ assignee_id: isMine ? null : this.desk.me.id });
+    await this.#change({ assignee_id: isMine ? null : this.desk.me.id });
+    if (shell.roomId === room.id) shell.open(room.id); // in the list where it is now
   }
 
   assign(userId) {

@@ -201,7 +201,7 @@ export class Composer {
     const wasMember = this.conversation.room?.isMember;
     const sent = tidings.send(roomId, text, options);
     sent.then(
-      () => wasMember || this.desk.look(roomId).then(() => log.view.refresh()),
+      () => wasMember || this.desk.look(roomId).then(() => log.refresh()),
       () => {}, // it is shown where it stands, with its problem
     ).catch(() => {});
   }

@@ -13,6 +13,8 @@ import { t } from "./texts.js";
 const LOOK_EVERY_MS = 4_000;
 /** With more unread than this the log opens at the first of them, not at the end. */
 const UNREAD_IN_VIEW = 30;
+/** Nobody reads so many after the other: the log opens at its end. */
+const UNREAD_CAUGHT_UP_MAX = 1_000;
 
 export class Conversation {
   #timer = null;
@@ -30,8 +32,8 @@ export class Conversation {
     this.typing = el("p", { class: "typing", "aria-live": "polite" });
     this.notice = el("div", { class: "outside", hidden: true });
     const room = this.room;
-    const isFar = room && room.unread > UNREAD_IN_VIEW && room.read_seq > 0;
-    this.log = new Log(this, { around: isFar ? room.read_seq : null });
+    const isFar = room && room.unread > UNREAD_IN_VIEW && room.unread <= UNREAD_CAUGHT_UP_MAX;
+    this.log = new Log(this, { around: isFar ? Math.max(1, room.read_seq) : null });
     this.element = el(
       "div",
       { class: "conversation" },
@@ -55,7 +57,7 @@ export class Conversation {
     this.#look();
     this.#members();
     this.#timer = setInterval(() => {
-      if (!this.room?.isMember && !document.hidden) this.log.view.refresh();
+      if (!this.room?.isMember && !document.hidden) this.log.refresh();
     }, LOOK_EVERY_MS);
     if (matchMedia("(min-width: 46.01rem)").matches) this.composer.focus();
   }
@@ -138,7 +140,7 @@ export class Conversation {
   }
 
   #tool(sign, key, act) {
-    return el("button", { type: "button", class: `tool ${key}`, title: t(key), "aria-label": t(key), "data-act": key, onclick: act }, icon(sign));
+    return el("button", { type: "button", class: `tool to-${key}`, title: t(key), "aria-label": t(key), "data-act": key, onclick: act }, icon(sign));
   }
 
   #drawNotice(room) {

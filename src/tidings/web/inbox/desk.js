@@ -56,6 +56,7 @@ export class Desk {
     let wasLive = false;
     tidings.on("queue", soon);
     tidings.on("rooms", soon);
+    tidings.on("entry", (entry) => this.#take(entry));
     tidings.on("connection", () => {
       const isLive = tidings.connection.status === "live";
       if (isLive && !wasLive) soon();
@@ -94,9 +95,9 @@ export class Desk {
       ...fetched,
       id: roomId,
       kind: row?.kind ?? fetched.kind,
-      title: row?.title ?? fetched?.title ?? null,
-      status: row ? row.status : fetched.status,
-      assignee_id: row ? row.assignee_id : fetched.assignee_id,
+      title: (fetched ?? row).title,
+      status: (fetched ?? row).status,
+      assignee_id: (fetched ?? row).assignee_id,
       head: local?.head ?? fetched.head,
       updated_at: row?.updated_at ?? fetched.created_at,
       preview: row?.preview ?? null,
@@ -126,6 +127,18 @@ export class Desk {
     this.#fetched.set(roomId, room);
     this.tell();
     return this.room(roomId);
+  }
+
+  /** What was changed about a room is told by an entry of its log. */
+  #take({ type, room_id, data }) {
+    if (type !== "status") return;
+    const fetched = this.#fetched.get(room_id);
+    if (!fetched) {
+      this.look(room_id).catch(() => {}); // the list is read anew, too
+      return;
+    }
+    this.#fetched.set(room_id, { ...fetched, ...data });
+    this.tell();
   }
 
   async change(roomId, changes) {

@@ -23,7 +23,7 @@ async function start(token) {
   let shell = null;
   let refusal = null;
   const onSignedOut = () => {
-    refusal ??= "entrance.ended";
+    refusal ??= token && !shell ? "entrance.refused" : "entrance.ended";
     shell?.close();
     shell = null;
     enter(refusal);

@@ -30,6 +30,7 @@ export class Log {
   #announced = Infinity;
   #readAt;
   #hadUnread;
+  #isPlacedAtMark = true;
   #jumpTo = null;
 
   constructor(conversation, { around }) {
@@ -82,10 +83,17 @@ export class Log {
 
   /** Show the newest entries. */
   goToNewest() {
+    this.#isPlacedAtMark = false;
     if (this.view.hasAfter) this.#reopen(null);
     this.#isPinned = true;
     this.#toEnd();
     this.scroller.focus();
+  }
+
+  /** Look for what is new in a room that nobody tells of live. */
+  refresh() {
+    if (this.view.entries.length) this.view.refresh();
+    else this.view.open();
   }
 
   /** Show one entry, wherever it is. */
@@ -156,7 +164,9 @@ export class Log {
     const me = this.desk.me.id;
     let day = "";
     let before = null;
-    let isMarked = !this.#hadUnread;
+    const [first] = entries;
+    const isMarkHere = first && (first.seq <= this.#readAt || !this.view.hasBefore);
+    let isMarked = !this.#hadUnread || !isMarkHere;
     for (const entry of entries) {
       if (isMark(entry)) continue;
       const date = new Date(entry.created_at).toDateString();
@@ -279,7 +289,7 @@ export class Log {
     }
     const mark = this.list.querySelector(".unread-mark");
     this.#toEnd();
-    if (mark && mark.getBoundingClientRect().top < this.scroller.getBoundingClientRect().top) {
+    if (mark && this.#isPlacedAtMark && mark.getBoundingClientRect().top < this.scroller.getBoundingClientRect().top) {
       this.#isPinned = false;
       mark.scrollIntoView({ block: "start" });
     } else {

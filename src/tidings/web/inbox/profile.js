@@ -3,7 +3,7 @@
 import { el } from "./dom.js";
 import { face } from "./faces.js";
 import { icon } from "./icons.js";
-import { t, wholeTime } from "./texts.js";
+import { dateText, t, wholeTime } from "./texts.js";
 
 const ATTRIBUTES_MAX = 100;
 const MEMBERS_MAX = 200;
@@ -51,7 +51,7 @@ export class Profile {
     const attributes = Object.entries(person?.attributes ?? {}).slice(0, ATTRIBUTES_MAX);
     const facts = [
       person?.email && [t("profile.email"), el("a", { href: `mailto:${encodeURIComponent(person.email).replace("%40", "@")}` }, person.email)],
-      person?.created_at && room.kind === "support" && [t("profile.since"), wholeTime(person.created_at)],
+      person?.created_at && room.kind === "support" && [t("profile.since"), dateText(person.created_at)],
     ].filter(Boolean);
     return [
       el(
@@ -104,7 +104,7 @@ export class Profile {
 
   #membersOf(room) {
     const kept = this.#members.get(room.id);
-    if (kept?.count === room.member_count) return kept.items;
+    if (kept && kept.count === room.member_count) return kept.items;
     const items = kept?.items ?? [];
     this.#members.set(room.id, { count: room.member_count, items });
     this.shell.desk.tidings.members(room.id, { limit: MEMBERS_MAX }).then(

@@ -10,6 +10,7 @@ import { Profile } from "./profile.js";
 import { PALETTE_KEY, t } from "./texts.js";
 
 const DETAILS_KEY = "tidings:inbox:details";
+const FIRST_FOLDER = "queue";
 const TOAST_MS = 6_000;
 
 export class Shell {
@@ -71,9 +72,9 @@ export class Shell {
   /** Open a room in the list where it is found. */
   open(roomId) {
     const room = this.desk.room(roomId);
-    const isHere = room && FOLDERS[this.desk.folder].has(room, this.desk.me.id);
-    const other = room && Object.keys(FOLDERS).find((name) => FOLDERS[name].has(room, this.desk.me.id));
-    this.go(isHere ? this.desk.folder : (other ?? this.desk.folder), roomId);
+    const isIn = (name) => room && FOLDERS[name].has(room, this.desk.me.id);
+    const { folder } = this.desk;
+    this.go(isIn(folder) ? folder : (Object.keys(FOLDERS).find(isIn) ?? folder), roomId);
   }
 
   get roomId() {
@@ -120,18 +121,13 @@ export class Shell {
 
   #follow() {
     const [, folder, roomId] = location.hash.split("/");
-    const name = folder in FOLDERS ? folder : this.#firstFolder();
+    const name = folder in FOLDERS ? folder : FIRST_FOLDER;
     if (name !== this.desk.folder || !this.desk.list(name).isLoaded) {
       this.desk.folder = name;
       this.desk.load(name);
     }
     this.#show(roomId ? decodeURIComponent(roomId) : null);
     this.lists.draw();
-  }
-
-  #firstFolder() {
-    const { desk } = this;
-    return desk.tidings.queue?.open || !desk.roomsIn("mine").length ? "queue" : "mine";
   }
 
   #show(roomId) {

@@ -29,18 +29,21 @@ export function chooseLanguage(name) {
   location.reload();
 }
 
-const clockFormat = new Intl.DateTimeFormat(language, { hour: "2-digit", minute: "2-digit" });
-const dayFormat = new Intl.DateTimeFormat(language, { weekday: "long", day: "numeric", month: "long" });
-const yearFormat = new Intl.DateTimeFormat(language, { day: "numeric", month: "long", year: "numeric" });
-const shortFormat = new Intl.DateTimeFormat(language, { day: "numeric", month: "short" });
-const wholeFormat = new Intl.DateTimeFormat(language, { dateStyle: "full", timeStyle: "short" });
-const relative = new Intl.RelativeTimeFormat(language, { numeric: "auto" });
+/** The variety of the language that the browser prefers: its times of day, its order of dates. */
+const locale = navigator.languages?.find((each) => each.startsWith(language)) ?? language;
+const clockFormat = new Intl.DateTimeFormat(locale, { hour: "2-digit", minute: "2-digit" });
+const dayFormat = new Intl.DateTimeFormat(locale, { weekday: "long", day: "numeric", month: "long" });
+const yearFormat = new Intl.DateTimeFormat(locale, { day: "numeric", month: "long", year: "numeric" });
+const shortFormat = new Intl.DateTimeFormat(locale, { day: "numeric", month: "short" });
+const wholeFormat = new Intl.DateTimeFormat(locale, { dateStyle: "full", timeStyle: "short" });
+const relative = new Intl.RelativeTimeFormat(locale, { numeric: "auto" });
 const DAY_MS = 86_400_000;
 
 const midnight = (date) => new Date(date).setHours(0, 0, 0, 0);
 const daysAgo = (date) => Math.round((midnight(Date.now()) - midnight(date)) / DAY_MS);
 
 export const clockTime = (at) => clockFormat.format(new Date(at));
+export const dateText = (at) => yearFormat.format(new Date(at));
 export const wholeTime = (at) => wholeFormat.format(new Date(at));
 
 /** A day as a heading: Today, Yesterday, Monday 3 March, 3 March 2019. */
@@ -61,7 +64,7 @@ export function shortTime(at) {
 /** A size in bytes, as people say it. */
 export function sizeText(bytes) {
   const [value, unit] = bytes < 1e6 ? [Math.max(1, bytes / 1e3), "kilobyte"] : [bytes / 1e6, "megabyte"];
-  return value.toLocaleString(language, {
+  return value.toLocaleString(locale, {
     style: "unit", unit, unitDisplay: "short", maximumFractionDigits: value < 10 ? 1 : 0,
   });
 }
