@@ -10,12 +10,13 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 import pytest_asyncio
 from PIL import Image
-from playwright.async_api import Browser, Page, async_playwright, expect
+from playwright.async_api import Browser, Page, ViewportSize, async_playwright, expect
 
 from tests.command_line import clean_environment
 from tests.web.browsing import ARGUMENTS, CHROMIUM
@@ -29,8 +30,8 @@ pytestmark = [
 ]
 
 PICTURES = Path(__file__).parents[2] / "build" / "pictures"
-DESKTOP = {"width": 1360, "height": 850}
-PHONE = {"width": 390, "height": 844}
+DESKTOP: ViewportSize = {"width": 1360, "height": 850}
+PHONE: ViewportSize = {"width": 390, "height": 844}
 START_S = 60.0
 END_S = 20.0
 HOSTILE = '<img src=x onerror="document.title=1"><script>alert(1)</script>'
@@ -55,7 +56,7 @@ class Office:
 
     @asynccontextmanager
     async def page(
-        self, user_id: str | None, *, viewport: dict[str, int] = DESKTOP, **options: object
+        self, user_id: str | None, *, viewport: ViewportSize = DESKTOP, **options: Any
     ) -> AsyncIterator[Page]:
         """A browser of its own, signed in; no fault may happen on the page."""
         faults: list[str] = []

@@ -11,10 +11,6 @@ import { t } from "./texts.js";
 
 /** How often a room is looked at that nobody tells of live, since the user is no member. */
 const LOOK_EVERY_MS = 4_000;
-/** With more unread than this the log opens at the first of them, not at the end. */
-const UNREAD_IN_VIEW = 30;
-/** Nobody reads so many after the other: the log opens at its end. */
-const UNREAD_CAUGHT_UP_MAX = 1_000;
 
 export class Conversation {
   #timer = null;
@@ -31,9 +27,7 @@ export class Conversation {
     this.head = el("header", { class: "head" });
     this.typing = el("p", { class: "typing", "aria-live": "polite" });
     this.notice = el("div", { class: "outside", hidden: true });
-    const room = this.room;
-    const isFar = room && room.unread > UNREAD_IN_VIEW && room.unread <= UNREAD_CAUGHT_UP_MAX;
-    this.log = new Log(this, { around: isFar ? Math.max(1, room.read_seq) : null });
+    this.log = new Log(this);
     this.element = el(
       "div",
       { class: "conversation" },

@@ -147,9 +147,9 @@ function reactions(conversation, entry) {
         "button",
         {
           type: "button", class: "reaction", "aria-pressed": String(isOwn), title: names, onclick: act,
-          "aria-label": t("reaction.by", { emoji, names }),
+          "aria-label": t("reaction.by", { emoji, names, count: users.length }),
         },
-        el("span", {}, emoji), el("span", { class: "count" }, String(users.length)),
+        el("span", {}, emoji), " ", el("span", { class: "count" }, String(users.length)),
       );
     }),
   );

@@ -17,6 +17,10 @@ const NEAR = 1.5;
 const END_PX = 40;
 /** Messages of one person in a row, so close together, stand under one name. */
 const RUN_MS = 5 * 60_000;
+/** With more unread than this the log opens at the first of them, not at the end. */
+const UNREAD_IN_VIEW = 30;
+/** Nobody reads more than so many one after the other: the log opens at its end. */
+const UNREAD_CAUGHT_UP_MAX = 1_000;
 const FLASH_MS = 1_600;
 const COUNTABLE_TYPES = new Set(["text", "audio", "campaign"]);
 
@@ -28,17 +32,15 @@ export class Log {
   #isPlaced = false;
   #isDrawing = false;
   #announced = Infinity;
-  #readAt;
-  #hadUnread;
+  #isMet = false;
+  #readAt = 0;
+  #hadUnread = false;
   #isPlacedAtMark = true;
   #jumpTo = null;
 
-  constructor(conversation, { around }) {
+  constructor(conversation) {
     this.conversation = conversation;
     this.desk = conversation.desk;
-    const room = conversation.room;
-    this.#readAt = room?.read_seq ?? 0;
-    this.#hadUnread = Boolean(room?.unread);
     this.list = el("ol", { class: "entries", role: "list" });
     this.state = el("div", { class: "log-state" });
     this.scroller = el(
@@ -53,7 +55,21 @@ export class Log {
     );
     this.speech = el("div", { class: "unseen", "aria-live": "polite" });
     this.element = el("div", { class: "log" }, this.scroller, this.toNewest, this.speech);
-    this.#open(around);
+    this.#open(this.#meet());
+  }
+
+  /**
+   * Where reading was left is known once the room is, which may be after its log was opened.
+   * Returns the sequence to open at if that is far from the end, or null.
+   */
+  #meet() {
+    const { room } = this.conversation;
+    if (this.#isMet || !room?.isMember) return null;
+    this.#isMet = true;
+    this.#readAt = room.read_seq;
+    this.#hadUnread = room.unread > 0;
+    const isFar = room.unread > UNREAD_IN_VIEW && room.unread <= UNREAD_CAUGHT_UP_MAX;
+    return isFar ? Math.max(1, room.read_seq) : null;
   }
 
   #open(around) {
@@ -132,6 +148,8 @@ export class Log {
   }
 
   #draw() {
+    const around = this.#meet();
+    if (around !== null) return this.#reopen(around);
     const anchor = this.#isPinned ? null : this.#anchor();
     const wanted = this.#wanted();
     const keys = new Set(wanted.map(({ key }) => key));
@@ -155,6 +173,7 @@ export class Log {
     this.#markRead();
     this.#loadNear();
     this.conversation.find.drawn();
+    return undefined;
   }
 
   /** What is to be shown, in order: {key, stamp, make}. */

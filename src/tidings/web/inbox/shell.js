@@ -48,6 +48,7 @@ export class Shell {
     addEventListener("hashchange", () => this.#follow(), { signal });
     addEventListener("keydown", (event) => this.#key(event), { signal });
     tidings.on("connection", () => this.#showConnection());
+    for (const name of ["online", "offline"]) addEventListener(name, () => this.#showConnection(), { signal });
     this.#showConnection();
     this.desk.on(() => this.lists.draw());
     this.desk.on(() => this.profile.draw());
@@ -153,7 +154,8 @@ export class Shell {
   }
 
   #showConnection() {
-    const { status } = this.desk.tidings.connection;
+    const told = this.desk.tidings.connection.status;
+    const status = told === "live" && !navigator.onLine ? "waiting" : told;
     this.connection.hidden = status === "live" || status === "ended";
     const text = status === "waiting" ? "connection.waiting" : "connection.connecting";
     if (!this.connection.hidden) this.connection.textContent = t(text);

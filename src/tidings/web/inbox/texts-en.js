@@ -178,5 +178,5 @@ export default {
   "keys.help": "This list",
   "failed": "That did not work: {why}",
   "account": "Account and settings",
-  "reaction.by": "{emoji} by {names}",
+  "reaction.by": "{emoji} {count}: {names}",
 };

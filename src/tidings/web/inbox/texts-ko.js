@@ -175,5 +175,5 @@ export default {
   "keys.help": "이 목록",
   "failed": "처리하지 못했습니다: {why}",
   "account": "계정과 설정",
-  "reaction.by": "{emoji} {names}",
+  "reaction.by": "{emoji} {count}: {names}",
 };
