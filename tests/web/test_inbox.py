@@ -153,6 +153,9 @@ async def test_a_manager_takes_and_answers(office: Office) -> None:
         assert await page.locator(".entry img").count() == 0
         await picture(page, "conversation")
         await page.keyboard.press("Escape")
+        await page.keyboard.press("ArrowUp")
+        await page.keyboard.press("Tab")
+        await expect(page.locator(":focus")).to_have_attribute("aria-label", "React")
         await page.keyboard.press("e")
         await expect(page.locator(".head")).to_contain_text("Closed")
         await page.keyboard.press("e")
@@ -284,10 +287,12 @@ async def test_what_is_written_offline_is_sent_later(office: Office) -> None:
     async with office.page("priya") as page:
         await page.goto(f"{office.url}/#/rooms/website")
         await expect(page.locator(".scroller")).to_contain_text("catalogue")
+        await expect(page.locator(".row[aria-current]")).to_contain_text("Agreed")
         await page.context.set_offline(True)
         await page.fill(".composer textarea", "written in a tunnel")
         await page.press(".composer textarea", "Enter")
-        await page.evaluate("() => dispatchEvent(new Event('online'))")
+        await expect(page.locator(".connection")).to_contain_text("Offline")
+        await expect(page.locator(".entry.waiting")).to_contain_text("tunnel")
         await picture(page, "offline")
         await page.context.set_offline(False)
         await expect(page.locator(".entry.own:not(.waiting)", has_text="tunnel")).to_have_count(1)

@@ -67,10 +67,13 @@ export class Conversation {
     this.log.scroller.focus();
   }
 
-  /** Whether it can be written to: who answers a customer becomes a member by that. */
+  /**
+   * Whether it can be written to: who answers a customer becomes a member by that, and what is not
+   * public is seen by members alone.
+   */
   get isOpenToMe() {
     const { room } = this;
-    return Boolean(room && (room.isMember || room.kind === "support"));
+    return Boolean(room && (room.isMember || room.kind !== "group" || room.scope === "private"));
   }
 
   async #look() {
@@ -138,7 +141,7 @@ export class Conversation {
   }
 
   #drawNotice(room) {
-    const isOutside = !room.isMember;
+    const isOutside = !room.isMember && (room.kind === "support" || !this.isOpenToMe);
     this.notice.hidden = !isOutside;
     this.composer.element.hidden = !this.isOpenToMe;
     if (!isOutside) return;

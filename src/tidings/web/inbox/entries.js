@@ -79,7 +79,7 @@ export function entryElement(conversation, entry, { isRun, original }) {
   const isOwn = entry.sender_id === desk.me.id;
   const name = isOwn ? desk.me.name : desk.name(entry.sender_id);
   const kind = ["entry", isOwn && "own", isRun && "run", entry.mentions?.includes(desk.me.id) && "to-me"];
-  return el(
+  const element = el(
     "li",
     { class: kind.filter(Boolean).join(" "), "data-seq": entry.seq, tabindex: "-1" },
     isRun ? el("span", { class: "gutter", "aria-hidden": "true" }, time(entry)) : face(entry.sender_id, name),
@@ -96,8 +96,17 @@ export function entryElement(conversation, entry, { isRun, original }) {
       ...content(conversation, entry),
       reactions(conversation, entry),
     ),
-    !entry.deleted_at && conversation.isOpenToMe && tools(conversation, entry, isOwn),
   );
+  if (!entry.deleted_at && conversation.isOpenToMe) {
+    const offer = () => {
+      element.removeEventListener("pointerenter", offer);
+      element.removeEventListener("focus", offer);
+      element.append(tools(conversation, entry, isOwn));
+    };
+    element.addEventListener("pointerenter", offer);
+    element.addEventListener("focus", offer);
+  }
+  return element;
 }
 
 const time = (entry) =>

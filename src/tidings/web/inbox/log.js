@@ -81,6 +81,7 @@ export class Log {
 
   start() {
     this.scroller.addEventListener("scroll", () => this.#scrolled(), { passive: true });
+    this.scroller.addEventListener("keydown", (event) => this.#walk(event));
     const sizes = new ResizeObserver(() => this.#isPinned && this.#toEnd());
     sizes.observe(this.scroller);
     sizes.observe(this.list);
@@ -273,6 +274,19 @@ export class Log {
     } else {
       this.state.replaceChildren(el("p", {}, t(`log.${name}`)));
     }
+  }
+
+  /** Arrows go from message to message; what may be done with one is behind it. */
+  #walk(event) {
+    const by = { ArrowUp: -1, ArrowDown: 1 }[event.key];
+    const isHere = event.target === this.scroller || event.target.matches("li");
+    if (!by || !isHere || event.altKey || event.ctrlKey || event.metaKey) return;
+    const entries = [...this.list.querySelectorAll(".entry")];
+    const place = entries.indexOf(event.target);
+    const next = place < 0 ? entries.at(-1) : entries[place + by];
+    if (!next) return;
+    event.preventDefault();
+    next.focus();
   }
 
   // Where the log is scrolled to
