@@ -27,7 +27,7 @@ export class Calls {
   fetch(path, init = {}) {
     const headers = { ...init.headers };
     if (this.token) headers.Authorization = `Bearer ${this.token}`;
-    const fixed = { headers, credentials: "omit", cache: "no-store", referrerPolicy: "no-referrer" };
+    const fixed = { headers, credentials: "omit", referrerPolicy: "no-referrer" };
     return fetch(this.url + path, { ...init, ...fixed });
   }
 
