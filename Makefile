@@ -24,9 +24,8 @@ check: .venv/ready-dev ## format, lint, strict types, import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: .venv/ready-dev ## all tests; the fast ones two at a time
-	$(BIN)/pytest -m "not slow" -n 2
-	$(BIN)/pytest -m slow
+test: .venv/ready-dev ## all tests
+	$(BIN)/pytest
 
 quick: .venv/ready-dev ## the fast tests, on the embedded store alone; a minute or two
 	TIDINGS_TEST_STORES=sqlite $(BIN)/pytest -m "not slow" -n 2
