@@ -36,6 +36,10 @@ from tidings.storage.faults import Profile, Rates
 pytestmark = pytest.mark.slow
 
 SEEDS = range(1, 1 + int(os.environ.get("TIDINGS_TEST_MOVES", "1")))
+GIVEN_UP_AT = (
+    ("copying", "following", "settled") if "TIDINGS_TEST_MOVES" in os.environ else ("settled",)
+)
+"""Where a move is given up: the longest way back, and with `TIDINGS_TEST_MOVES` the others, too."""
 BUDGET = "300"
 """So small that the first copy takes some seconds."""
 BUDGET_LATER = "6000"
@@ -168,7 +172,7 @@ async def test_a_move_there_and_back(seed: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("stage", ["copying", "following", "settled"])
+@pytest.mark.parametrize("stage", GIVEN_UP_AT)
 async def test_a_move_is_given_up(stage: str, seed: int, tmp_path: Path) -> None:
     """Whatever it has come to, nothing is lost, and the old store goes on."""
     source = f"sqlite:///{tmp_path}/first.db"
