@@ -88,9 +88,9 @@ RETRY_PAUSE_S_MAX = 0.05
 STOP_POLL_S = 0.005
 """How often a stop looks whether everything has ended."""
 ROOMS_REMEMBERED_MAX = 20_000
-SPENT_SAMPLED_OF = 32
-"""Of so many commits whose price nobody asked for, one is metered and counted as all of them:
-metering takes a fifth of the throughput of the embedded store."""
+SPENT_SAMPLED_S = 0.25
+"""How often one of the commits whose price nobody asked for is metered, and counted as all since:
+metering each takes a fifth of the throughput of the embedded store, every 32nd a tenth."""
 
 _log = structlog.get_logger(__name__)
 
@@ -120,6 +120,8 @@ class _Batch(msgspec.Struct):
     """Commands at the start: each bears its share of the cost."""
     spent: Meter | None = None
     began_s: float = 0.0
+    stands_for: int = 1
+    """Commits for which its price is counted."""
 
 
 class _KnownRoom(msgspec.Struct):
@@ -171,7 +173,8 @@ class Commits:
         self.on_committed: Callable[[int, float], None] | None = None
         self.on_spent: Callable[[float, float], None] | None = None
         self._unasked = 0
-        """Commits whose price nobody asked for."""
+        """Commits whose price nobody asked for, since one of them was metered."""
+        self._sampled_s = 0.0
         self.nudge: Nudge = _nobody_to_nudge
 
     # --- asking --------------------------------------------------------------------------------
@@ -407,7 +410,7 @@ class Commits:
         batch.size = len(waiting)
         batch.began_s = asyncio.get_running_loop().time()
         try:
-            if self._is_metered(waiting):
+            if self._is_metered(batch, waiting):
                 with metering() as batch.spent:
                     await self._commit_until_done(batch)
             else:
@@ -425,19 +428,22 @@ class Commits:
             self._release(batch.names)
             self._count_spent(batch, waiting)
 
-    def _is_metered(self, waiting: Sequence[_Waiting]) -> bool:
+    def _is_metered(self, batch: _Batch, waiting: Sequence[_Waiting]) -> bool:
         """Whether somebody asked for the price, or it is the turn of a sample."""
         if any(one.meter is not None for one in waiting):
             return True
         self._unasked += 1
-        return self.on_spent is not None and self._unasked % SPENT_SAMPLED_OF == 0
+        if self.on_spent is None or batch.began_s - self._sampled_s < SPENT_SAMPLED_S:
+            return False
+        batch.stands_for, self._unasked, self._sampled_s = self._unasked, 0, batch.began_s
+        return True
 
     def _count_spent(self, batch: _Batch, waiting: Sequence[_Waiting]) -> None:
         """Tell what was spent for those who did not ask."""
         if batch.spent is None or self.on_spent is None:
             return
         unasked = sum(one.meter is None for one in waiting)
-        weight = SPENT_SAMPLED_OF if unasked == batch.size else unasked / batch.size
+        weight = batch.stands_for if unasked == batch.size else unasked / batch.size
         self.on_spent(batch.spent.read_units * weight, batch.spent.write_units * weight)
 
     async def _commit_until_done(self, batch: _Batch) -> None:
