@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -13,6 +14,7 @@ from tidings.chat.audit import audit
 from tidings.cli.parts import open_parts
 from tidings.clock import system_clock
 from tidings.conversations import Journal, Mapping
+from tidings.importing.quarantine import Quarantine
 from tidings.importing.redis import RedisImport
 from tidings.importing.redis_odd import Odd
 from tidings.importing.redis_report import Report
@@ -35,13 +37,13 @@ async def imported(
         Redis.from_url(url) as redis,
     ):
         made = await parts.workspaces.default(WORKSPACE)
-        with Odd(odd_file) as odd:
+        with closing(Quarantine(odd_file)) as quarantine:
             importing = RedisImport(
                 parts.store,
                 parts.chat,
                 made.id,
                 lists,
-                odd,
+                Odd(quarantine),
                 clock=system_clock,
                 journal=Journal(redis) if is_noted else None,
             )

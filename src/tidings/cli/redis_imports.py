@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -34,9 +35,9 @@ def import_redis(
     source: SourceUrl,
     store: StoreUrl = STORE_DEFAULT,
     workspace: WorkspaceName = None,
-    odd_file: Annotated[
+    quarantine: Annotated[
         Path | None,
-        typer.Option("--odd", metavar="FILE", help="Where records go that are odd, with reasons."),
+        typer.Option("--quarantine", metavar="FILE", help="Where odd records go, as JSON lines."),
     ] = None,
     budget: Annotated[
         float | None,
@@ -47,6 +48,7 @@ def import_redis(
 ) -> None:
     """Import conversation lists from Redis, in their order. Importing again adds what is new."""
     from tidings.conversations import Journal, MappingRefused, open_redis, read_mapping
+    from tidings.importing.quarantine import Quarantine
     from tidings.importing.redis import RedisImport
     from tidings.importing.redis_odd import Odd
     from tidings.storage.pacing import Pace, put_units
@@ -78,7 +80,8 @@ def import_redis(
             with progress_bar() as show:
                 return await importing.run(redis, lambda what, done: show(what, done, 0))
 
-    with Odd(odd_file) as odd:
+    with closing(Quarantine(quarantine)) as records:
+        odd = Odd(records)
         report = asyncio.run(run(odd))
     if as_json:
         print_json(report)
@@ -88,10 +91,11 @@ def import_redis(
 
 def _print_report(report: Report, odd: Odd) -> None:
     error = console(is_error=True)
-    for one in odd.first:
-        line = f"{one.where} {one.kind} {one.key}: {one.reason} {one.detail}"
+    for one in odd.quarantine.first:
+        where, detail = (one.record.get(name, "") for name in ("where", "detail"))
+        line = f"{where} {one.kind} {one.key}: {one.reason} {detail}"
         error.print(line.strip(), markup=False)
-    unshown = sum(odd.left_out.values()) + sum(odd.changed.values()) - len(odd.first)
+    unshown = odd.quarantine.counts.total() - len(odd.quarantine.first)
     if unshown:
         note(f"and {unshown:,} more odd records")
     rows = [

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from hashlib import blake2b
 from typing import Any
 
 import msgspec
@@ -16,14 +15,14 @@ import msgspec
 from tidings.clock import parse_rfc3339
 from tidings.conversations.lines import Line, time_of
 from tidings.conversations.mapping import Mapping
-from tidings.ids import is_id, pair_room_id
+from tidings.ids import pair_room_id
+from tidings.importing.records import fitting_id
 from tidings.importing.redis_odd import Odd
 from tidings.importing.redis_source import Pair, Side, message_fields
 from tidings.wire import TEXT_CHARACTERS_MAX
 
 UNREAD_CARRIED_MAX = 100
 """Entries that stand for unread messages, for each of the two."""
-_HASH_BYTES = 16
 
 
 class Said(msgspec.Struct, frozen=True):
@@ -58,17 +57,6 @@ class Folded(msgspec.Struct, frozen=True):
     seats: tuple[Seat, Seat]
     noted: tuple[int, int]
     """The last operation of the journal when it was read."""
-
-
-def fitting_id(text: str, prefix: str) -> str:
-    """An id for what Redis calls `text`: the same where it may be one, else a hash of it.
-
-    Two texts have the same id with a probability of 2^-128.
-    """
-    if is_id(text):
-        return text
-    digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=_HASH_BYTES)
-    return f"{prefix}-{digest.hexdigest()}"
 
 
 def fold(mapping: Mapping, pair: Pair, now_ms: int, odd: Odd) -> Folded:
