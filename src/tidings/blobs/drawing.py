@@ -18,7 +18,7 @@ from tidings.errors import FieldError, ValidationFailed
 DRAWN_TOGETHER_MAX = 2
 """Processes that draw at once."""
 DRAW_TIMEOUT_S = 20.0
-"""How long one may take, its start included."""
+"""How long one may take, once it has begun."""
 THUMBNAIL_BYTES_MAX = 1024 * 1024
 
 _log = structlog.get_logger(__name__)
@@ -50,8 +50,7 @@ class Drawings:
         """The picture in the file. Raises ValidationFailed for what is none, or too large a one."""
         async with self._slots:
             try:
-                async with asyncio.timeout(DRAW_TIMEOUT_S):
-                    answer = await _run(path)
+                answer = await _run(path)
             except TimeoutError:
                 _log.warning("picture_took_too_long")
                 raise _refused("It takes too long to draw.") from None
@@ -66,7 +65,10 @@ class Drawings:
 
 
 async def _run(path: Path) -> bytes:
-    """What the process says about the file; it is ended where nobody waits any more."""
+    """What the process says about the file; it has ended by the time this does, however it does.
+
+    Raises TimeoutError.
+    """
     with path.open("rb") as file:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -77,7 +79,8 @@ async def _run(path: Path) -> bytes:
             stderr=asyncio.subprocess.DEVNULL,
         )
     try:
-        answer, _ = await process.communicate()
+        async with asyncio.timeout(DRAW_TIMEOUT_S):
+            answer, _ = await process.communicate()
     finally:
         if process.returncode is None:
             process.kill()
