@@ -24,8 +24,8 @@ check: .venv/ready-dev ## format, lint, strict types, import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: .venv/ready-dev ## all tests
-	$(BIN)/pytest
+test: .venv/ready-dev ## all tests, two at a time
+	$(BIN)/pytest -n 2 --durations 15
 
 quick: .venv/ready-dev ## the fast tests, on the embedded store alone; a minute or two
 	TIDINGS_TEST_STORES=sqlite $(BIN)/pytest -m "not slow" -n 2
