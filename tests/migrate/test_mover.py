@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -17,10 +18,10 @@ from tidings.migrate.lanes import Lane, Stale, open_gate
 from tidings.migrate.mover import AnotherMove, Mover, follow_name, is_ended
 from tidings.migrate.sides import Sides
 from tidings.storage import moves
-from tidings.storage.interface import Put, Store
+from tidings.storage.interface import Equals, Put, Store, Update
 from tidings.storage.moves import Move, Pair, Stage
 from tidings.storage.pacing import Pace
-from tidings.storage.progress import copy_name
+from tidings.storage.progress import LEAD, copy_name
 from tidings.storage.sqlite import SqliteStore
 from tidings.storage.tables import MOVES, ROOMS
 
@@ -145,6 +146,35 @@ async def test_what_was_asked_for_is_not_called_done_when_it_was_withdrawn(sides
     await moves.amend(sides.pair, move, wanted="")
     with pytest.raises(Conflict):
         await asking
+
+
+async def test_what_a_former_leader_saw_is_not_told_any_more(sides: Sides) -> None:
+    """Else it would be told for as long as both live, whatever was carried over since."""
+    books = sides.pair.source
+
+    async def write() -> None:
+        for number in itertools.count():
+            names = [f"new{number}-{place}" for place in range(20)]
+            await books.put_many(ROOMS, [{"room": name} for name in names])
+
+    move = await begin(sides, "m1", "copying", "following")
+    async with asyncio.timeout(TIMEOUT_S), asyncio.TaskGroup() as group:
+        workers = [group.create_task(work(sides, move, is_ended)) for _ in range(2)]
+        writing = group.create_task(write())
+        while not (report := await commands.look(sides.source)).lag or len(report.workers) < 2:
+            await asyncio.sleep(0.05)
+        lead = await books.get(MOVES, LEAD)
+        assert lead is not None
+        (later,) = [worker.id for worker in report.workers if worker.id != lead["holder"]]
+        taken = {"fence": lead["fence"] + 1, "holder": later}
+        await books.write(Update(MOVES, LEAD, taken, when=(Equals("fence", lead["fence"]),)))
+        while ((await books.get(MOVES, LEAD)) or {}).get("fence") == taken["fence"]:
+            await asyncio.sleep(0.05)
+        writing.cancel()
+        while (await commands.look(sides.source)).lag:
+            await asyncio.sleep(0.05)
+        for worker in workers:
+            worker.cancel()
 
 
 async def test_a_worker_ends_whose_move_is_over_and_another_began(sides: Sides) -> None:

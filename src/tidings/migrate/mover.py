@@ -220,6 +220,8 @@ class Mover:
             await self._copy(move)
         elif not self._crew.is_leading:
             self._work.doing = "waiting"
+            if not self._crew.lead:  # what it saw is old, and another sees what is so now
+                self._work.lag = None
             await asyncio.sleep(LOOK_S)
         else:
             self._work.doing = move.stage
@@ -301,13 +303,13 @@ class Mover:
             return
         follow = await self._following(move)
         copied = await follow.step()
-        self._work.lag = await self._capture(move.decides).lag()
+        lag = self._work.lag = await self._capture(move.decides).lag()
         match move.wanted:
             case "rolled_back":
-                await self._switch(move, follow)
+                await self._switch(move, follow, lag)
             case "switched" if move.decides == "source":
                 if await self._is_checked(move, follow):
-                    await self._switch(move, follow)
+                    await self._switch(move, follow, lag)
             case "checked":
                 if await self._is_checked(move, follow):
                     await self._done(move)
@@ -398,7 +400,7 @@ class Mover:
 
     # -- the switch, to and fro
 
-    async def _switch(self, move: Move, follow: Follow) -> None:
+    async def _switch(self, move: Move, follow: Follow, lag: int) -> None:
         """Hold writes back, carry over what is left, and let the other store decide.
 
         Where that takes longer than DRAIN_S writes go on where they went, and it is tried again.
@@ -408,7 +410,7 @@ class Mover:
             return
         here = move.decides
         await self._capture(other(here)).begin(is_unread=True)
-        if self._work.lag > SEAL_LAG_MAX:
+        if lag > SEAL_LAG_MAX:
             return
         self._seals += 1
         began_s = self._monotonic()

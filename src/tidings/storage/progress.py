@@ -39,8 +39,8 @@ class Work(msgspec.Struct):
     """Why nothing goes on just now; empty while it does."""
     items_per_s: float = 0.0
     units_per_s: float = 0.0
-    lag: int = 0
-    """Changed items that wait to be copied, as a leader last saw it."""
+    lag: int | None = None
+    """Changed items that wait to be copied, as a leader last saw it; None of who leads no more."""
 
     def data(self, heard_at: int) -> dict[str, Any]:
         """As it is stored, with the time of the worker's own clock, for people to read."""
@@ -110,7 +110,6 @@ def _report(
     left_ms = 1_000 * max(total - items, 0) / rate if is_under_way else 0.0
     prices = latest_prices()
     is_charged = move.target.startswith("dynamodb:")
-    lags = [row["data"].get("lag", 0) for row in workers]
     return wire.Migration(
         id=move.id,
         source=move.source,
@@ -130,11 +129,21 @@ def _report(
         units_per_s=sum(worker.units_per_s for worker in living),
         budget=move.data.get("budget"),
         ends_at=rfc3339(now + round(left_ms)) if is_under_way else None,
-        lag=max(lags, default=0),
+        lag=_lag(workers, heard),
         check=_check(move),
         shadow=shadow,
         workers=heard,
     )
+
+
+def _lag(workers: Sequence[Item], heard: Sequence[wire.MigrationWorker]) -> int:
+    """What a leader sees; what one saw who is silent now, where nobody else does."""
+    told = [
+        (worker.is_alive, row["data"].get("lag"))
+        for row, worker in zip(workers, heard, strict=True)
+    ]
+    known = [(is_alive, lag) for is_alive, lag in told if lag is not None]
+    return max(known, default=(False, 0))[1]
 
 
 def _worker(row: Item, now: int) -> wire.MigrationWorker:
