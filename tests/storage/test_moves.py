@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import msgspec
 import pytest
 
 from tests.storage.contract import room
@@ -254,6 +255,34 @@ async def test_a_move_does_not_begin_over_a_store_in_use(tmp_path: Path, pair: P
     async with SqliteStore.open(tmp_path / "c.db") as third:
         with pytest.raises(Conflict, match="in use"):
             await announced(Pair(third, pair.target), "m2")
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_one_of_two_moves_to_the_same_target_begins(
+    seed: int, tmp_path: Path, engines: Engines
+) -> None:
+    chance = random.Random(seed)
+
+    def slow(engine: SqliteStore) -> SuspendingStore:
+        return SuspendingStore(engine, chance.randrange(99))
+
+    target = engines[1]
+    async with SqliteStore.open(tmp_path / "c.db") as third:
+        sources = {"m0": engines[0], "m1": third}
+        begun = await asyncio.gather(
+            *[announced(Pair(slow(each), slow(target)), name) for name, each in sources.items()],
+            return_exceptions=True,
+        )
+        (winner,) = [move for move in begun if isinstance(move, Move)]
+        (refused,) = [error for error in begun if isinstance(error, Conflict)]
+        assert "target" in str(refused) or "is preparing" in str(refused)
+        told = await moves.read_row(target)
+        assert told is not None
+        assert told.id == winner.id
+        loser = await moves.read_row(sources[{"m0": "m1", "m1": "m0"}[winner.id]])
+        assert loser is None or loser.is_over
+        with pytest.raises(Conflict):
+            await moves.claim(Pair(third, target), msgspec.structs.replace(winner, id="m2"))
 
 
 @pytest.mark.parametrize("is_there", [True, False])

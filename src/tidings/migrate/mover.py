@@ -234,6 +234,7 @@ class Mover:
                 if move.wanted == "rolled_back":
                     await moves.take(self._pair, move, "rolled_back")
                     return
+                await moves.claim(self._pair, move)  # who announced it may have died before that
                 # Whoever slept since an earlier move may still believe in its lanes.
                 await lanes.retire_between(self._pair.target, None, move.id)
                 await self._capture("source").begin()

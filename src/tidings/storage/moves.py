@@ -16,7 +16,7 @@ from then on nothing is written to that store by anybody, whatever they believe.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -264,23 +264,54 @@ async def announce(
     known = [row for row in rows.values() if row is not None]
     epoch = 2
     for side, row in rows.items():
-        if row is None:
-            continue
-        if row.id == move_id:
-            return await _copied(pair, await _the(pair, move_id))
-        now = max((each for each in known if each.id == row.id), key=lambda each: each.epoch)
-        if not now.is_over:
-            raise Conflict(f"The move from {now.source} to {now.target} is {now.stage}.")
-        if (now.decides == row.side) != (side == "source"):
-            raise Conflict(
-                f"The source was moved and is no longer in use: use {now.url}."
-                if side == "source"
-                else "The target is in use by a service of its own."
-            )
-        epoch = max(epoch, now.epoch + 2)
+        if row is not None and row.id != move_id:
+            epoch = max(epoch, _ended(row, side, known).epoch + 2)
     move = Move(move_id, source, target, "source", epoch, "preparing", "source", data=data)
-    await _replace(pair.source, rows["source"], move)
-    return await _copied(pair, move)
+    if any(row.id == move_id for row in known):
+        move = await _the(pair, move_id)
+    else:
+        await _replace(pair.source, rows["source"], move)
+    try:
+        await claim(pair, move, over=rows["target"])
+    except Conflict:
+        await take(pair, move, "rolled_back")
+        raise
+    return move
+
+
+async def claim(pair: Pair, move: Move, *, over: Move | None = None) -> None:
+    """Make the target this move's; `over` is its row of another that is known to have ended.
+
+    Raises Conflict where another move has it: of all that are announced at once one gets it.
+    Nothing is copied before this has returned to somebody.
+    """
+    row = await read_row(pair.target)
+    if row is not None and row.id == move.id:
+        await _tell(pair.target, "target", move)
+        return
+    if row is not None and row != over:
+        _ended(row, "target", [row])
+    try:
+        await _replace(pair.target, row, msgspec.structs.replace(move, side="target"))
+    except MoveChanged as changed:
+        raise Conflict("Another move to the same target began at this moment.") from changed
+
+
+def _ended(row: Move, side: Side, known: Sequence[Move]) -> Move:
+    """How the move of that row ended, by the records that are known.
+
+    Raises Conflict unless it has, and left a store that can be on that side of another.
+    """
+    now = max((each for each in known if each.id == row.id), key=lambda each: each.epoch)
+    if not now.is_over:
+        raise Conflict(f"The move from {now.source} to {now.target} is {now.stage}.")
+    if (now.decides == row.side) != (side == "source"):
+        raise Conflict(
+            f"The source was moved and is no longer in use: use {now.url}."
+            if side == "source"
+            else "The target is in use by a service of its own."
+        )
+    return now
 
 
 async def take(pair: Pair, move: Move, stage: Stage) -> Move:
@@ -488,11 +519,12 @@ async def _tell_decider(pair: Pair, move: Move) -> None:
 
 
 async def _tell(store: Store, side: Side, move: Move) -> None:
-    """Write the record to the store, which is on that side, unless it knows better."""
+    """Write the record to the store, which is on that side, unless it knows better or is another
+    move's by now."""
     told = msgspec.structs.replace(move, side=side)
     for _ in range(TRIES_MAX):
         row = await read_row(store)
-        if row is not None and row.epoch >= move.epoch:
+        if row is None or row.id != move.id or row.epoch >= move.epoch:
             return
         with suppress(MoveChanged):
             await _replace(store, row, told)
