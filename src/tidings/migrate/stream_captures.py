@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tidings.clock import Clock, system_clock
@@ -22,7 +22,7 @@ from tidings.migrate.shards import Shard, Stream
 from tidings.storage.calls import Calls, Refused
 from tidings.storage.dynamodb import MARK, DynamoStore
 from tidings.storage.expressions import table_name
-from tidings.storage.interface import Delete, Item, Key, Put, Table
+from tidings.storage.interface import SET_ITEMS_MAX, Delete, Item, Key, Put, Table
 from tidings.storage.tables import MOVES
 
 STREAM_LIFE_S = 24 * 3600
@@ -42,6 +42,8 @@ TABLES_AT_ONCE_MAX = 8
 MARKS_PER_SHARD = 4
 """Marks written to a table for each of its open shards, since nobody can choose where one goes."""
 MARKS_MAX = 96
+MARKS_AT_ONCE = SET_ITEMS_MAX - 1
+"""Marks of one write, beside the row that names them."""
 MARK_LOOKS_MAX = 40
 MARK_LOOK_S = 0.05
 """How long to wait for marks before more are written."""
@@ -219,8 +221,6 @@ class StreamCapture:
                     if all(stream.is_marked for stream in streams.values()):
                         break
                     await asyncio.sleep(MARK_LOOK_S)
-                for stream in streams.values():
-                    stream.looked_at = None  # a shard may have ended, and others begun
             return not await self.lag()
         finally:
             await self._remove_marks()
@@ -228,35 +228,37 @@ class StreamCapture:
     # -- marks
 
     async def _write_marks(self, streams: Mapping[str, Stream]) -> bool:
-        """Write marks where an open shard has not shown one; whether there was such a shard."""
+        """Write marks where an open shard has not shown one; whether there was such a shard.
+
+        Looks for shards that are new in streams of which a shard has ended since, as no other way
+        leads to one.
+        """
         await asyncio.gather(*(self._find_shards(stream) for stream in streams.values()))
         left = [stream for stream in streams.values() if not stream.is_marked]
-        await asyncio.gather(*map(self._mark, left))
+        marks = [mark for stream in left for mark in self._marks(stream)]
+        for at in range(0, len(marks), MARKS_AT_ONCE):
+            await self._mark(marks[at : at + MARKS_AT_ONCE])
         return bool(left)
 
-    async def _mark(self, stream: Stream) -> None:
-        """Write marks into a table, and first where they can be found again."""
+    @staticmethod
+    def _marks(stream: Stream) -> Iterator[tuple[Table, Key]]:
         table = stream.table
-        count = min(MARKS_PER_SHARD * len(stream.shards), MARKS_MAX)
-        keys = [
-            self._mark_key(table, f"{stream.mark}#{secrets.token_hex(4)}") for _ in range(count)
-        ]
+        for _ in range(min(MARKS_PER_SHARD * len(stream.shards), MARKS_MAX)):
+            name = f"{stream.mark}#{secrets.token_hex(4)}"
+            if table.sort is None:
+                yield table, (name,)
+            else:
+                yield table, (name, 0 if table.fields[table.sort] is int else "mark")
+
+    async def _mark(self, marks: Sequence[tuple[Table, Key]]) -> None:
+        """Write marks into tables, and with them where they can be found again."""
         row: Item = {
             "part": BOOKS_PART,
-            "item": f"{_MARKS_ITEM}#{table.name}#{secrets.token_hex(4)}",
-            "position": [list(key) for key in keys],
+            "item": f"{_MARKS_ITEM}#{secrets.token_hex(4)}",
+            "position": [[table.name, *key] for table, key in marks],
         }
-        async with self._turns:
-            await self._store.write(Put(MOVES, row))
-            await self._store.put_many(
-                table, [dict(zip(table.key_fields, key, strict=True)) for key in keys]
-            )
-
-    @staticmethod
-    def _mark_key(table: Table, name: str) -> Key:
-        if table.sort is None:
-            return (name,)
-        return (name, 0 if table.fields[table.sort] is int else "mark")
+        puts = [Put(table, dict(zip(table.key_fields, key, strict=True))) for table, key in marks]
+        await self._store.write(Put(MOVES, row), *puts)
 
     async def _remove_marks(self) -> None:
         """Remove all marks, those of one who died, too."""
@@ -264,10 +266,8 @@ class StreamCapture:
         await asyncio.gather(*map(self._unmark, page.items))
 
     async def _unmark(self, row: Item) -> None:
-        table = self._tables[row["item"].split("#")[1]]
-        async with self._turns:
-            await self._store.write(*(Delete(table, tuple(key)) for key in row["position"]))
-            await self._store.write(Delete(MOVES, MOVES.key(row)))
+        deletes = [Delete(self._tables[name], tuple(key)) for name, *key in row["position"]]
+        await self._store.write(Delete(MOVES, MOVES.key(row)), *deletes)
 
     # -- reading
 
