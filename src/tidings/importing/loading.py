@@ -28,7 +28,6 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import asynccontextmanager
-from pathlib import Path
 from types import MappingProxyType
 from typing import TypeVar
 
@@ -120,17 +119,12 @@ class Loading:
         workspace: str,
         clock: Clock,
         quarantine: Quarantine,
-        *,
-        folder: Path | None = None,
     ) -> AsyncIterator[Loading]:
-        """Have the workspace for this import alone until left. Raises Conflict, Unavailable.
-
-        What is staged is kept in `folder`, or where the system keeps temporary files.
-        """
+        """Have the workspace for this import alone until left. Raises Conflict, Unavailable."""
         leases = Leases(store, IdMaker(clock).new("import"))
         lease = await _held(leases, f"import#{workspace}")
         await leases.start()
-        staging = Staging(folder)
+        staging = Staging()
         try:
             yield cls(store, commits, workspace, clock, quarantine, staging, lease)
         finally:

@@ -1,7 +1,4 @@
-"""Room to sort in: a private file of the operating system's temporary folder, gone with its maker.
-
-What is exported in order need not fit into memory.
-"""
+"""Room to sort in: what is exported in order need not fit into memory."""
 
 from __future__ import annotations
 
@@ -10,7 +7,7 @@ from itertools import groupby
 from types import TracebackType
 from typing import Any, Self
 
-import apsw
+from tidings.importing.private_files import private_file
 
 CACHE_KIB = 16 * 1024
 """Memory before pages go to the file."""
@@ -22,19 +19,14 @@ class Scratch:
     """Ids in order, the lines of one room, the heads of all, and what users have unread."""
 
     def __init__(self) -> None:
-        self._database = apsw.Connection("")
-        for sql in (
-            "PRAGMA journal_mode = OFF",
-            "PRAGMA synchronous = OFF",
-            f"PRAGMA cache_size = -{CACHE_KIB}",
+        self._database = private_file(
+            CACHE_KIB,
             "CREATE TABLE ids (kind TEXT, id TEXT, PRIMARY KEY (kind, id)) WITHOUT ROWID",
             "CREATE TABLE lines (seq INTEGER PRIMARY KEY, line BLOB)",
             "CREATE TABLE receipts (line BLOB)",
             "CREATE TABLE heads (room_id TEXT PRIMARY KEY, head INT) WITHOUT ROWID",
             "CREATE TABLE totals (user TEXT PRIMARY KEY, unread INT, mentions INT) WITHOUT ROWID",
-            "BEGIN",
-        ):
-            self._database.execute(sql)
+        )
 
     def __enter__(self) -> Self:
         return self

@@ -1,19 +1,17 @@
 """Staging: rooms whose logs are stored and that nobody sees yet, in a file of this run alone.
 
-It is on disk so that an import of any size needs the same memory, and goes with the run: one that
+They are on disk so that an import of any size needs the same memory, and go with the run: one that
 was broken off is read from its source again.
 """
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
-import apsw
 import msgspec
 
 from tidings.importing.folding import StagedRoom
+from tidings.importing.private_files import private_file
 
 CACHE_KIB = 8 * 1024
 
@@ -21,20 +19,14 @@ CACHE_KIB = 8 * 1024
 class Staging:
     """Staged rooms by id, given back in the order of their last activity."""
 
-    def __init__(self, folder: Path | None = None) -> None:
-        """The file is made in `folder`, or where the system keeps its temporary ones."""
-        self._folder = tempfile.TemporaryDirectory(prefix="tidings-import-", dir=folder)
-        self._file = apsw.Connection(str(Path(self._folder.name) / "staged.db"))
-        for setting in ("journal_mode=OFF", "synchronous=OFF", f"cache_size=-{CACHE_KIB}"):
-            self._file.execute(f"PRAGMA {setting}")
-        self._file.execute(
-            "CREATE TABLE staged (room_id TEXT PRIMARY KEY, active_at INT, body BLOB) WITHOUT ROWID"
+    def __init__(self) -> None:
+        self._file = private_file(
+            CACHE_KIB,
+            "CREATE TABLE staged"
+            " (room_id TEXT PRIMARY KEY, active_at INT, body BLOB) WITHOUT ROWID",
+            "CREATE TABLE uneven (user_id TEXT PRIMARY KEY) WITHOUT ROWID",
+            "CREATE TABLE claims (room_id TEXT PRIMARY KEY, source TEXT) WITHOUT ROWID",
         )
-        self._file.execute("CREATE TABLE uneven (user_id TEXT PRIMARY KEY) WITHOUT ROWID")
-        self._file.execute(
-            "CREATE TABLE claims (room_id TEXT PRIMARY KEY, source TEXT) WITHOUT ROWID"
-        )
-        self._file.execute("BEGIN")
         self._encode = msgspec.msgpack.Encoder().encode
         self._decode = msgspec.msgpack.Decoder(StagedRoom).decode
 
@@ -81,6 +73,5 @@ class Staging:
         self._file.execute("DELETE FROM uneven")
 
     def close(self) -> None:
-        """Remove the file. Closing twice is fine."""
+        """Forget everything. Closing twice is fine."""
         self._file.close()
-        self._folder.cleanup()
