@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tidings.cli.garbage import looking_rarely
 from tidings.cli.lists import PREFIX, Prefix, SourceUrl
 from tidings.cli.output import console, note, print_json, print_table, progress_bar
 from tidings.cli.parts import STORE_DEFAULT, AsJson, StoreUrl, WorkspaceName, open_parts
@@ -77,7 +78,7 @@ def import_redis(
                 pace=None if budget is None else Pace(budget),
                 price=lambda table, item: put_units(table, item, transactional=False),
             )
-            with progress_bar() as show:
+            with progress_bar() as show, looking_rarely():
                 return await importing.run(redis, lambda what, done: show(what, done, 0))
 
     with closing(Quarantine(quarantine)) as records:

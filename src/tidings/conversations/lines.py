@@ -16,7 +16,7 @@ UNREAD_MAX = 10**9
 _YES = frozenset({"1", "true", "yes", "on"})
 
 
-class Line(msgspec.Struct):
+class Line(msgspec.Struct, array_like=True):
     """The metadata of one line, as far as it could be read."""
 
     unread: int = 0
@@ -49,9 +49,17 @@ def fields_of(kind: Literal["hash", "json"], raw: Any) -> tuple[dict[str, Any], 
 
 
 def read_line(metadata: Metadata, raw: Any) -> Line:
-    """The metadata of one line."""
+    """The metadata of one line; `raw` is what `fields_of` takes."""
     fields, wrong = fields_of(metadata.type, raw)
-    line = Line(odd=[wrong] if wrong else [])
+    line = line_of(metadata, fields)
+    if wrong is not None:
+        line.odd.insert(0, wrong)
+    return line
+
+
+def line_of(metadata: Metadata, fields: Fields[str, Any]) -> Line:
+    """The metadata of one line, from its stored fields by name."""
+    line = Line()
     if metadata.unread is not None:
         line.unread = _count(fields, metadata.unread, line.odd)
     if metadata.muted is not None:

@@ -9,8 +9,6 @@ own commits; those that are there already stay as they are. So a second run adds
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from redis.asyncio import Redis
 
 from tidings.chat.chat import Chat
@@ -18,9 +16,10 @@ from tidings.clock import Clock
 from tidings.conversations.journal import Journal
 from tidings.conversations.mapping import Mapping
 from tidings.importing.redis_adding import Adding
-from tidings.importing.redis_loading import Loading, Pace, Price, Progress
+from tidings.importing.redis_loading import Loading, Progress
 from tidings.importing.redis_odd import Odd
 from tidings.importing.redis_people import People
+from tidings.importing.redis_puts import Pace, Price, Puts
 from tidings.importing.redis_report import Report
 from tidings.importing.redis_source import RedisSource
 from tidings.storage.interface import PAGE_ITEMS_MAX, Store, Update
@@ -42,15 +41,12 @@ class RedisImport:
         *,
         clock: Clock,
         journal: Journal | None = None,
-        folder: Path | None = None,
         pace: Pace | None = None,
         price: Price = lambda table, item: 0,
     ) -> None:
         """`journal` is where a move notes operations, if one is under way.
 
         `pace` and `price` keep the writes within a budget; only what is put in bulk is paced.
-
-        `folder` is for what waits on disk; None: where the system keeps its temporary files.
         """
         self.report = Report()
         self._store = store
@@ -68,9 +64,7 @@ class RedisImport:
             people,
             clock,
             journal,
-            folder,
-            pace,
-            price,
+            Puts(store, pace, price),
         )
         self._adding = Adding(
             store, chat, workspace, mapping, odd, self.report, people, clock, journal

@@ -18,9 +18,10 @@ from tidings.conversations.journal import Journal, Noted
 from tidings.conversations.mapping import Mapping
 from tidings.ids import pair_room_id
 from tidings.importing.redis_folding import Folded, fold
-from tidings.importing.redis_loading import Progress, together
+from tidings.importing.redis_loading import Progress
 from tidings.importing.redis_odd import Odd
 from tidings.importing.redis_people import People
+from tidings.importing.redis_puts import together
 from tidings.importing.redis_report import Report
 from tidings.importing.redis_source import Place, RedisSource
 from tidings.storage.interface import Store
@@ -74,7 +75,12 @@ class Adding:
             async with together() as group:
                 for each in new:
                     group.create_task(self._commit(each, turns))
-            seen = {(seat.user_id, each.room_id): each.noted for each in new for seat in each.seats}
+            rooms = {each.room_id for each in new}
+            seen = {
+                each.room_id: pair.noted
+                for each, pair in zip(folded, pairs, strict=True)
+                if each.room_id in rooms
+            }
             if self._journal is not None and any(place > (0, 0) for place in seen.values()):
                 is_seen = partial(_is_among, seen=seen)
                 self.report.operations_seen += await self._journal.forget_where(is_seen)
@@ -110,7 +116,6 @@ class Adding:
                     await submit(workspace, room_id, Hide(seat.user_id, True))
 
 
-def _is_among(noted: Noted, seen: Places[tuple[str, str], Place]) -> bool:
-    one, other = noted.operation.pair
-    place = seen.get((one, pair_room_id(one, other)))
+def _is_among(noted: Noted, seen: Places[str, Place]) -> bool:
+    place = seen.get(pair_room_id(*noted.operation.pair))
     return place is not None and noted.place <= place

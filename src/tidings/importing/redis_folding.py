@@ -14,7 +14,7 @@ import msgspec
 
 from tidings.clock import parse_rfc3339
 from tidings.conversations.lines import Line, time_of
-from tidings.conversations.mapping import Mapping
+from tidings.conversations.mapping import Mapping, Messages
 from tidings.ids import pair_room_id
 from tidings.importing.records import fitting_id
 from tidings.importing.redis_odd import Odd
@@ -55,47 +55,43 @@ class Folded(msgspec.Struct, frozen=True):
     room_id: str
     log: list[Said]
     seats: tuple[Seat, Seat]
-    noted: tuple[int, int]
-    """The last operation of the journal when it was read."""
 
 
 def fold(mapping: Mapping, pair: Pair, now_ms: int, odd: Odd) -> Folded:
     """The room that the conversation becomes."""
     found, other = pair.sides
     names = (found.owner, pair.opponent)
+    ids = (fitting_id(names[0], "redis"), fitting_id(names[1], "redis"))
     lines = (found.line, Line() if other is None else other.line)
     scores = (found.score, -math.inf if other is None else other.score)
     times = [_time(mapping, side, now_ms, odd) for side in pair.sides if side is not None]
     newest = max(times)
-    unread = tuple(line.unread for line in lines)
-    log = _log(mapping, pair, names, lines, newest, now_ms, odd)
+    if mapping.messages is None:
+        log = _log(mapping, pair, names, ids, newest)
+    else:
+        log = _messages(mapping.messages, mapping, pair, names, now_ms, odd)
     seats = []
     for side in (0, 1):
-        is_hidden = side == 1 and other is None
-        read_seq, carried = _read(log, fitting_id(names[side], "redis"), unread[side])
-        if carried < unread[side]:
+        is_hidden = not pair.is_listed or pair.sides[side] is None
+        read_seq, carried = _read(log, ids[side], lines[side].unread)
+        if carried < lines[side].unread:
             key = f"{names[side]} with {names[1 - side]}"
-            detail = f"{unread[side]} unread, carried as {carried}"
+            detail = f"{lines[side].unread} unread, carried as {carried}"
             odd.add("unread", key, "more than has entries behind it", detail=detail)
         seats.append(
             Seat(
-                user_id=fitting_id(names[side], "redis"),
-                name=names[side],
-                score=scores[side],
-                active_at=newest if is_hidden else times[side],
-                read_seq=read_seq,
-                unread=carried,
-                unread_in_source=unread[side],
-                is_muted=lines[side].is_muted,
-                is_hidden=is_hidden,
+                ids[side],
+                names[side],
+                scores[side],
+                newest if is_hidden else times[side],
+                read_seq,
+                carried,
+                lines[side].unread,
+                lines[side].is_muted,
+                is_hidden,
             )
         )
-    return Folded(
-        room_id=pair_room_id(seats[0].user_id, seats[1].user_id),
-        log=log,
-        seats=(seats[0], seats[1]),
-        noted=pair.noted,
-    )
+    return Folded(pair_room_id(*ids), log, (seats[0], seats[1]))
 
 
 def _time(mapping: Mapping, side: Side, now_ms: int, odd: Odd) -> int:
@@ -107,39 +103,33 @@ def _time(mapping: Mapping, side: Side, now_ms: int, odd: Odd) -> int:
 
 
 def _log(
-    mapping: Mapping,
-    pair: Pair,
-    names: tuple[str, str],
-    lines: tuple[Line, Line],
-    newest: int,
-    now_ms: int,
-    odd: Odd,
+    mapping: Mapping, pair: Pair, names: tuple[str, str], ids: tuple[str, str], newest: int
 ) -> list[Said]:
-    if mapping.messages is not None:
-        return _messages(mapping, pair, names, newest, now_ms, odd)
-    known = [side for side in (0, 1) if lines[side].text is not None]
-    last = max(known, key=lambda side: (pair.sides[side] or pair.sides[0]).score, default=None)
-    carried = [0, 0]
-    if mapping.unread.carry == "exact":
-        carried = [min(line.unread, UNREAD_CARRIED_MAX) for line in lines]
-    log: list[Said] = []
+    """What is known of the messages: the last one, and that some before it are unread."""
+    first, second = pair.sides
+    lines = (first.line, Line() if second is None else second.line)
+    last = _last(pair)
     sender = None if last is None else _last_sender(names, lines, last)
-    # who wrote last wrote after all that they have not read themselves
-    for side in (0, 1) if sender != 0 else (1, 0):
-        writer = side
-        wanted = carried[1 - writer] - (sender == writer and last is not None)
-        sender_id = fitting_id(names[writer], "redis")
-        log += [
-            Said(sender_id, f"earlier-{number}", mapping.unread.text, newest)
-            for number in range(1, wanted + 1)
-        ]
+    log: list[Said] = []
+    if mapping.unread.carry == "exact":
+        # who wrote last wrote after all that they have not read themselves
+        for writer in (0, 1) if sender != 0 else (1, 0):
+            unread = min(lines[1 - writer].unread, UNREAD_CARRIED_MAX)
+            for number in range(1, unread + (sender != writer)):
+                log.append(Said(ids[writer], f"earlier-{number}", mapping.unread.text, newest))
     if last is not None and sender is not None and mapping.unread.carry != "none":
-        line = lines[last]
-        text = line.text or ""
-        named = line.message_id or f"{newest} {text}"
-        client_id = fitting_id(named, "redis")
-        log.append(Said(fitting_id(names[sender], "redis"), client_id, text, newest))
+        text = lines[last].text or ""
+        client_id = fitting_id(lines[last].message_id or f"{newest} {text}", "redis")
+        log.append(Said(ids[sender], client_id, text, newest))
     return log
+
+
+def _last(pair: Pair) -> int | None:
+    """Which of the two has the last message, if anybody has one."""
+    first, second = pair.sides
+    if second is None or second.line.text is None:
+        return None if first.line.text is None else 0
+    return 0 if first.line.text is not None and first.score >= second.score else 1
 
 
 def _last_sender(names: tuple[str, str], lines: tuple[Line, Line], last: int) -> int:
@@ -151,10 +141,13 @@ def _last_sender(names: tuple[str, str], lines: tuple[Line, Line], last: int) ->
 
 
 def _messages(
-    mapping: Mapping, pair: Pair, names: tuple[str, str], newest: int, now_ms: int, odd: Odd
+    messages: Messages,
+    mapping: Mapping,
+    pair: Pair,
+    names: tuple[str, str],
+    now_ms: int,
+    odd: Odd,
 ) -> list[Said]:
-    messages = mapping.messages
-    assert messages is not None
     log: list[Said] = []
     ids: set[str] = set()
     where = f"{names[0]} with {names[1]}"

@@ -1,36 +1,32 @@
 """Loads conversations of Redis into a workspace without rooms: in bulk, lists in their order.
 
-First the rooms with their logs, then list by list the rows and the totals.
+Everything is read before anything is written. Then the rooms with their logs go in by their ids,
+and list by list the rows and the totals, so that each page of a store is written once.
 """
 
 from __future__ import annotations
 
-import asyncio
-import math
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path
-from typing import Protocol, TypeAlias
-
-import msgspec
+from itertools import islice
+from typing import TypeAlias
 
 from tidings import wire
 from tidings.chat.messages import body_hash
 from tidings.chat.rows import Participation, RoomRow, participation_to_item, room_to_item
 from tidings.clock import Clock
-from tidings.conversations.journal import Journal, Noted, place_of
-from tidings.conversations.lines import Line
+from tidings.conversations.journal import Journal, Noted
 from tidings.conversations.mapping import Mapping
 from tidings.errors import Conflict
 from tidings.ids import IdMaker, pair_room_id
 from tidings.importing.redis_folding import Folded, Seat, fold
 from tidings.importing.redis_odd import Odd
 from tidings.importing.redis_people import People
+from tidings.importing.redis_puts import Puts
 from tidings.importing.redis_report import Report
-from tidings.importing.redis_source import Pair, Place, RedisSource, Side
+from tidings.importing.redis_source import RedisSource
 from tidings.importing.redis_staging import StagedRow, Staging
-from tidings.storage.interface import PAGE_ITEMS_MAX, Delete, Item, Store, Table
+from tidings.storage.interface import PAGE_ITEMS_MAX, Delete, Item, Store
 from tidings.storage.tables import (
     BADGES,
     ENTRIES,
@@ -43,12 +39,9 @@ from tidings.storage.tables import (
     user_key,
 )
 
-ITEMS_TOGETHER = 2_000
-"""Items of one table that are put together."""
-PACED_TOGETHER = 25
-"""Items at most that a budget lets through together."""
-PACED_AT_ONCE = 8
-"""Of these parts, so many are under way at one time."""
+PAIRS_TOGETHER = 100
+"""Conversations that are made ready while what was made ready before is put."""
+LINES_TOGETHER = 200
 OWNERS_TOGETHER = 100
 REMOVED_TOGETHER = 90
 OPERATIONS_TOGETHER = 1_000
@@ -57,33 +50,6 @@ FIRST_PLACE = "0-0"
 
 Progress: TypeAlias = Callable[[str, int], None]
 """(what is being done, how many lines so far)"""
-
-
-class Pace(Protocol):
-    """Lets units through."""
-
-    @property
-    def burst_units(self) -> float | None:
-        """What can be taken at once; None: anything."""
-        ...
-
-    async def take(self, units: float) -> None:
-        """Return when that much may be spent."""
-        ...
-
-
-Price: TypeAlias = Callable[[Table, Item], float]
-"""The write units of an item."""
-
-
-@asynccontextmanager
-async def together() -> AsyncIterator[asyncio.TaskGroup]:
-    """A task group that raises the first failure as it is."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            yield group
-    except BaseExceptionGroup as failures:
-        raise failures.exceptions[0] from failures
 
 
 class Loading:
@@ -99,9 +65,7 @@ class Loading:
         people: People,
         clock: Clock,
         journal: Journal | None,
-        folder: Path | None,
-        pace: Pace | None,
-        price: Price,
+        puts: Puts,
     ) -> None:
         self.report = report
         self._store = store
@@ -112,32 +76,21 @@ class Loading:
         self._clock = clock
         self._ids = IdMaker(clock)
         self._journal = journal
-        self._folder = folder
-        self._pace = pace
-        self._price = price
-        self._waiting: dict[str, tuple[Table, list[Item]]] = {}
-        self._putting: asyncio.Task[None] | None = None
+        self._puts = puts
 
     async def run(self, source: RedisSource, show: Progress) -> None:
         """Load all lists. Raises Conflict where somebody used the workspace meanwhile."""
-        staging = Staging(self._folder)
+        staging = Staging()
         try:
             async for pairs in source.pairs():
-                now_ms = self._clock()
-                lines: list[StagedRow] = []
-                for pair in pairs:
-                    folded = fold(self._mapping, pair, now_ms, self._odd)
-                    if not staging.has(folded.seats[0].user_id, folded.room_id):
-                        lines += self._take(folded)
-                staging.put(lines)
-                await self._put_beside()
+                staging.put(pairs)
                 show("Reading", source.members)
-            await self._put(1)
             await self._settle(source, staging)
-            await self._put(1)
+            await self._load_rooms(staging, show)
             await self._load_lists(source, staging, show)
+            await self._puts.flush()
         finally:
-            await self._end_putting()
+            await self._puts.close()
             staging.close()
 
     async def _settle(self, source: RedisSource, staging: Staging) -> None:
@@ -149,106 +102,87 @@ class Loading:
         journal = self._journal
         if journal is None:
             return
+        staging.make_findable()
         last, count = FIRST_PLACE, OPERATIONS_TOGETHER
         while operations := await journal.read(OPERATIONS_TOGETHER, after=last):
             if not all(_is_seen(each, staging) for each in operations):
                 break
             last = operations[-1].id
         while count == OPERATIONS_TOGETHER:
-            last, count, found = await source.changed(last, OPERATIONS_TOGETHER)
-            await self._take_again(staging, found, place_of(last))
-        self.report.operations_seen += await journal.forget_where(
-            partial(_is_seen, staging=staging)
-        )
+            last, count, pairs = await source.changed(last, OPERATIONS_TOGETHER)
+            staging.put(pair for pair in pairs if not pair.is_listed)
+            async for part in source.with_messages([pair for pair in pairs if pair.is_listed]):
+                staging.put(part)
+        is_seen = partial(_is_seen, staging=staging)
+        self.report.operations_seen += await journal.forget_where(is_seen)
 
-    async def _take_again(
-        self,
-        staging: Staging,
-        found: Sequence[tuple[tuple[str, str], Pair | None]],
-        place: Place,
-    ) -> None:
+    async def _load_rooms(self, staging: Staging, show: Progress) -> None:
         now_ms = self._clock()
-        await self._put(1)
-        lines: list[StagedRow] = []
-        for (one, other), pair in found:
-            room_id = pair_room_id(one, other)
-            if staging.noted(one, room_id) is not None:
-                await self._clear_log(room_key(self._workspace, room_id))
-            if pair is None:  # it is on nobody's list
-                line = Pair((Side(one, 0.0, Line()), None), other, place)
-                folded = fold(self._mapping, line, now_ms, self._odd)
-                hidden = msgspec.structs.replace(folded.seats[0], is_hidden=True)
-                folded = msgspec.structs.replace(folded, seats=(hidden, folded.seats[1]))
-            else:
-                folded = fold(self._mapping, pair, now_ms, self._odd)
-            lines += self._take(folded)
-        staging.put(lines)
-        await self._put(ITEMS_TOGETHER)
+        pairs = staging.pairs()
+        while part := [*islice(pairs, PAIRS_TOGETHER)]:
+            rooms = [fold(self._mapping, pair, now_ms, self._odd) for pair in part]
+            self._load(rooms)
+            staging.put_lines(
+                self._line(room, seat, peer)
+                for room in rooms
+                for seat, peer in (room.seats, room.seats[::-1])
+            )
+            self.report.rooms_made += len(rooms)
+            await self._puts.advance()
+            show("Writing rooms", 2 * self.report.rooms_made)
 
-    async def _clear_log(self, room: str) -> None:
-        """Take away the log of a room that nobody sees yet."""
-        for table in (ENTRIES, RECEIPTS):
-            page = await self._store.query(table, room)
-            while page.items:
-                keys = [table.key(item) for item in page.items]
-                for start in range(0, len(keys), REMOVED_TOGETHER):
-                    part = keys[start : start + REMOVED_TOGETHER]
-                    await self._store.write(*[Delete(table, key) for key in part])
-                page = await self._store.query(table, room)
-
-    def _take(self, folded: Folded) -> list[StagedRow]:
-        """Let the room with its log wait to be put; the lines of its two people."""
-        log, seats = folded.log, folded.seats
-        key = room_key(self._workspace, folded.room_id)
-        head = len(log)
-        active_at = max(seats[0].active_at, seats[1].active_at)
-        room = RoomRow(
-            workspace=self._workspace,
-            room_id=folded.room_id,
-            kind="direct",
-            created_at=log[0].at_ms if log else active_at,
-            head=head,
-            epoch=2,
-            member_count=2,
-            listed_at=active_at // 60_000,
-        )
-        self._wait(ROOMS, (room_to_item(room),))
-        self._wait(
-            MEMBERS,
-            (
-                {"room": key, "user_id": seat.user_id, "role": "member", "joined_seq": 0}
-                for seat in seats
-            ),
-        )
-        self._wait(
-            ENTRIES,
-            (
-                {
-                    "room": key,
-                    "seq": seq,
-                    "id": self._ids.new("ent"),
-                    "type": "text",
-                    "sender_id": said.sender_id,
-                    "client_id": said.client_id,
-                    "text": said.text,
-                    "created_at": said.at_ms,
-                }
-                for seq, said in enumerate(log, 1)
-            ),
-        )
-        self._wait(
-            RECEIPTS,
-            (
-                {
-                    "room": key,
-                    "receipt": f"{said.sender_id}#{said.client_id}",
-                    "seq": seq,
-                    "body_hash": body_hash(said.text),
-                }
-                for seq, said in enumerate(log, 1)
-            ),
-        )
-        return [self._line(folded, seat, peer) for seat, peer in (seats, seats[::-1])]
+    def _load(self, folded: list[Folded]) -> None:
+        """Let rooms with their members and logs wait to be put."""
+        rooms: list[Item] = []
+        members: list[Item] = []
+        entries: list[Item] = []
+        receipts: list[Item] = []
+        for each in folded:
+            key = room_key(self._workspace, each.room_id)
+            active_at = max(each.seats[0].active_at, each.seats[1].active_at)
+            room = RoomRow(
+                workspace=self._workspace,
+                room_id=each.room_id,
+                kind="direct",
+                created_at=each.log[0].at_ms if each.log else active_at,
+                head=len(each.log),
+                epoch=2,
+                member_count=2,
+                listed_at=active_at // 60_000,
+            )
+            rooms.append(room_to_item(room))
+            for user_id in sorted([each.seats[0].user_id, each.seats[1].user_id]):
+                member = {"room": key, "user_id": user_id, "role": "member", "joined_seq": 0}
+                members.append(member)
+            for seq, said in enumerate(each.log, 1):
+                entries.append(
+                    {
+                        "room": key,
+                        "seq": seq,
+                        "id": self._ids.new("ent"),
+                        "type": "text",
+                        "sender_id": said.sender_id,
+                        "client_id": said.client_id,
+                        "text": said.text,
+                        "created_at": said.at_ms,
+                    }
+                )
+                receipts.append(
+                    {
+                        "room": key,
+                        "receipt": f"{said.sender_id}#{said.client_id}",
+                        "seq": seq,
+                        "body_hash": body_hash(said.text),
+                    }
+                )
+        self.report.messages_added += len(entries)
+        for table, items in (
+            (ROOMS, rooms),
+            (MEMBERS, members),
+            (ENTRIES, entries),
+            (RECEIPTS, receipts),
+        ):
+            self._puts.add(table, items)
 
     def _line(self, folded: Folded, seat: Seat, peer: Seat) -> StagedRow:
         head = len(folded.log)
@@ -265,9 +199,12 @@ class Loading:
             preview_seq=head,
             active_at=seat.active_at,
         )
-        return StagedRow(
-            seat.user_id, seat.name, peer.name, seat.score, folded.noted, seat.unread_in_source, row
-        )
+        report = self.report
+        report.lines_hidden += seat.is_hidden
+        report.lines_added += not seat.is_hidden
+        report.unread_in_source += seat.unread_in_source
+        report.unread_carried += seat.unread
+        return StagedRow(seat.user_id, seat.name, peer.name, seat.score, row)
 
     async def _load_lists(self, source: RedisSource, staging: Staging, show: Progress) -> None:
         people: dict[str, str] = {}
@@ -275,19 +212,20 @@ class Loading:
         done = 0
         for user_id, staged_rows in staging.lists():
             version = unread = 0
-            rows: list[Item] = []
             name = user_id
-            for staged in staged_rows:
-                version += 1
-                name, row = staged.name, staged.row
-                self._count(staged)
-                row.feed = version
-                row.unread_feed = version if row.unread else None
-                row.marks = f"{version}:{row.counted_seq}"
-                if not row.is_muted:
-                    unread += row.unread
-                rows.append(participation_to_item(row, self._workspace, user_id))
-            self._wait(INBOXES, rows)
+            while part := [*islice(staged_rows, LINES_TOGETHER)]:
+                rows: list[Item] = []
+                for staged in part:
+                    version += 1
+                    name, row = staged.name, staged.row
+                    row.feed = version
+                    row.unread_feed = version if row.unread else None
+                    row.marks = f"{version}:{row.counted_seq}"
+                    if not row.is_muted:
+                        unread += row.unread
+                    rows.append(participation_to_item(row, self._workspace, user_id))
+                self._puts.add(INBOXES, rows)
+                await self._puts.advance()
             badges.append(
                 {
                     "user": user_key(self._workspace, user_id),
@@ -298,27 +236,14 @@ class Loading:
                 }
             )
             people[user_id] = name
-            done += len(rows)
+            done += version
             if len(people) >= OWNERS_TOGETHER:
-                await self._put_people(source, people, badges)
+                await self._load_people(source, people, badges)
                 people, badges = {}, []
-                await self._put_beside()
                 show("Writing lists", done)
-        await self._put_people(source, people, badges)
-        await self._put(1)
+        await self._load_people(source, people, badges)
 
-    def _count(self, staged: StagedRow) -> None:
-        """One of the two lines of a room, ready to be stored."""
-        report, row = self.report, staged.row
-        is_first = row.peer_id is None or staged.user_id < row.peer_id
-        report.rooms_made += is_first
-        report.messages_added += row.counted_seq if is_first else 0
-        report.lines_hidden += row.is_hidden
-        report.lines_added += not row.is_hidden
-        report.unread_in_source += staged.unread_in_source
-        report.unread_carried += row.unread
-
-    async def _put_people(
+    async def _load_people(
         self, source: RedisSource, people: dict[str, str], badges: list[Item]
     ) -> None:
         """People and totals; nobody may have a total yet."""
@@ -328,72 +253,8 @@ class Loading:
         there = await self._store.get_many(BADGES, keys)
         if any(item is not None for item in there):
             raise Conflict("The workspace was used while it was loaded: run the import again.")
-        await self._put_paced(USERS, await self._people.missing(source, people))
-        self._wait(BADGES, badges)
-
-    def _wait(self, table: Table, items: Iterable[Item]) -> None:
-        self._waiting.setdefault(table.name, (table, []))[1].extend(items)
-
-    async def _put_beside(self) -> None:
-        """Put what is enough to be put together, while the next of it is made ready."""
-        if any(len(items) >= ITEMS_TOGETHER for _, items in self._waiting.values()):
-            if self._putting is not None:
-                await self._putting
-            self._putting = asyncio.create_task(self._put_waiting(ITEMS_TOGETHER))
-
-    async def _end_putting(self) -> None:
-        """Leave nothing running behind."""
-        if self._putting is not None:
-            self._putting.cancel()
-            await asyncio.gather(self._putting, return_exceptions=True)
-
-    async def _put(self, least: int) -> None:
-        """Put what waits of each table of which so much waits, after what is being put."""
-        if self._putting is not None:
-            await self._putting
-            self._putting = None
-        await self._put_waiting(least)
-
-    async def _put_waiting(self, least: int) -> None:
-        for name, (table, items) in list(self._waiting.items()):
-            if len(items) >= least:
-                del self._waiting[name]
-                await self._put_paced(table, items)
-
-    async def _put_paced(self, table: Table, items: Sequence[Item]) -> None:
-        if self._pace is None:
-            await self._store.put_many(table, items)
-            return
-        turns = asyncio.Semaphore(PACED_AT_ONCE)
-
-        async def put(part: Sequence[Item]) -> None:
-            try:
-                await self._store.put_many(table, part)
-            finally:
-                turns.release()
-
-        async with together() as group:
-            for units, part in self._parts(table, items, self._pace.burst_units):
-                await turns.acquire()
-                await self._pace.take(units)
-                group.create_task(put(part))
-
-    def _parts(
-        self, table: Table, items: Sequence[Item], burst_units: float | None
-    ) -> Iterator[tuple[float, list[Item]]]:
-        """The items in parts with their units, none of which uses up what may be taken at once."""
-        units_max = math.inf if burst_units is None else burst_units / 2
-        part: list[Item] = []
-        total = 0.0
-        for item in items:
-            units = self._price(table, item)
-            if part and (total + units > units_max or len(part) == PACED_TOGETHER):
-                yield total, part
-                part, total = [], 0.0
-            part.append(item)
-            total += units
-        if part:
-            yield total, part
+        self._puts.add(USERS, await self._people.missing(source, people))
+        self._puts.add(BADGES, badges)
 
     async def remove_all(self) -> None:
         """Take away the rooms, logs, rows and totals of the workspace."""
@@ -415,6 +276,5 @@ class Loading:
 
 def _is_seen(noted: Noted, staging: Staging) -> bool:
     """Whether the operation was made before its conversation was read."""
-    one, other = noted.operation.pair
-    place = staging.noted(one, pair_room_id(one, other))
+    place = staging.noted(pair_room_id(*noted.operation.pair))
     return place is not None and noted.place <= place

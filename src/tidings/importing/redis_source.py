@@ -2,15 +2,16 @@
 
 Lists are found by SCAN and read page by page, so that neither the server nor this process ever
 holds much of them. A list that changes while it is read is read on from its last score: what moved
-up comes again and is known by its key.
+up comes again.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 from redis.asyncio import Redis
@@ -24,14 +25,20 @@ from redis.exceptions import (
 )
 
 from tidings.conversations.journal import place_of
-from tidings.conversations.lines import Line, fields_of, read_line
-from tidings.conversations.mapping import Mapping, pattern_parts
+from tidings.conversations.lines import Line, fields_of, line_of, read_line
+from tidings.conversations.mapping import Mapping, Messages, pattern_parts
 from tidings.errors import Unavailable
 from tidings.importing.redis_odd import Odd
 
 LISTS_TOGETHER = 8
+READ_AHEAD = 2
+"""So often LISTS_TOGETHER are on their way while others are worked on."""
 PAGE_MEMBERS = 500
 """Members of a list that are read together."""
+TIES_AGAIN = 100
+"""Members of one score that are read again with the next page: so many may leave meanwhile."""
+MESSAGES_TOGETHER = 10_000
+"""Messages at most of conversations that are given out together; one at least is."""
 SCAN_KEYS = 1_000
 PATIENCE_S = 120.0
 """How long a source that went away is waited for."""
@@ -126,7 +133,7 @@ ARGV: the place after which they are, how many operations at most. Returns the l
 how many there were, and the conversations."""
 
 
-class Side(msgspec.Struct):
+class Side(msgspec.Struct, array_like=True):
     """One line of somebody's list."""
 
     owner: str
@@ -134,8 +141,8 @@ class Side(msgspec.Struct):
     line: Line
 
 
-class Pair(msgspec.Struct):
-    """A conversation: one side of it at least has a line."""
+class Pair(msgspec.Struct, array_like=True):
+    """A conversation: its first side has a line, unless it is on nobody's list any more."""
 
     sides: tuple[Side, Side | None]
     """That of the list in which it was found, and the other one."""
@@ -144,6 +151,19 @@ class Pair(msgspec.Struct):
     noted: Place = (0, 0)
     """The last operation of the journal at the moment at which it was read."""
     messages: list[Any] = []
+    is_listed: bool = True
+
+
+Rows: TypeAlias = list[tuple[bytes, float]]
+"""Members and scores of a list, in its order."""
+
+
+class Part(NamedTuple):
+    """Conversations of the beginnings of some lists, and those of the lists that go on."""
+
+    pairs: list[Pair]
+    longer: list[tuple[bytes, str, Rows]]
+    """Key, owner, and what was read."""
 
 
 class RedisSource:
@@ -155,7 +175,7 @@ class RedisSource:
         self._mapping = mapping
         self._odd = odd
         self._fields = [] if mapping.metadata is None else _fields(mapping)
-        self._rules = _rules(mapping, [name.decode() for name in self._fields], journal_key)
+        self._rules = _rules(mapping, self._fields, journal_key)
         self._digests: dict[str, str] = {}
         self.owners = 0
         self.members = 0
@@ -166,30 +186,61 @@ class RedisSource:
 
         Raises Unavailable where the server is away for longer than PATIENCE_S.
         """
-        async for keys in self._keys():
-            for start in range(0, len(keys), LISTS_TOGETHER):
-                lists = await self._lists(keys[start : start + LISTS_TOGETHER])
-                yield await self._read([(owner, members) for _, owner, members, _ in lists])
-                for key, owner, members, last_score in lists:
-                    if last_score is not None:
-                        async for more in self._pages(key, owner, set(members), last_score):
-                            yield await self._read([(owner, more)])
+        ahead: deque[asyncio.Task[Part]] = deque()
+        try:
+            async for keys in self._keys():
+                for start in range(0, len(keys), LISTS_TOGETHER):
+                    part = keys[start : start + LISTS_TOGETHER]
+                    ahead.append(asyncio.create_task(self._first(part)))
+                    if len(ahead) > READ_AHEAD:
+                        async for pairs in self._told(await ahead.popleft()):
+                            yield pairs
+            while ahead:
+                async for pairs in self._told(await ahead.popleft()):
+                    yield pairs
+        finally:
+            for task in ahead:
+                task.cancel()
+            await asyncio.gather(*ahead, return_exceptions=True)
 
-    async def changed(
-        self, after: str, limit: int
-    ) -> tuple[str, int, list[tuple[tuple[str, str], Pair | None]]]:
+    async def _first(self, keys: Sequence[bytes]) -> Part:
+        """What the beginnings of some lists have."""
+        lists = await self._lists(keys)
+        pairs = await self._read([(owner, _members(rows)) for _, owner, rows in lists])
+        return Part(pairs, [each for each in lists if len(each[2]) == PAGE_MEMBERS])
+
+    async def _told(self, part: Part) -> AsyncIterator[list[Pair]]:
+        """All of some lists, with their messages."""
+        async for pairs in self.with_messages(part.pairs):
+            yield pairs
+        for key, owner, rows in part.longer:
+            async for members in self._pages(key, rows):
+                async for pairs in self.with_messages(await self._read([(owner, members)])):
+                    yield pairs
+
+    async def changed(self, after: str, limit: int) -> tuple[str, int, list[Pair]]:
         """Where the next operations of the journal end, how many they are, and the conversations
-        that they changed, as they are at that moment.
+        that they changed, as they are at that moment, without messages.
 
-        None for one that is on nobody's list any more, or not to be taken. Fewer operations than
-        `limit` are all that there are at that moment.
+        Fewer operations than `limit` are all that there are at that moment. What is not to be
+        taken is on nobody's list.
         """
-        ((last, count, rows),) = await self._evaluate(_READ_CHANGED, [(after, limit)])
-        found = [((row[0].decode(), row[1].decode()), self._pair(last, row)) for row in rows]
-        read = [pair for _, pair in found if pair is not None]
-        if self._mapping.messages is not None and read:
-            await self._read_messages(read)
-        return last.decode(), count, found
+        ((raw, count, rows),) = await self._evaluate(_READ_CHANGED, [(after, limit)])
+        last = raw.decode()
+        place = place_of(last)
+        return last, count, [self._pair(place, row) or _unlisted(place, row) for row in rows]
+
+    async def with_messages(self, pairs: list[Pair]) -> AsyncIterator[list[Pair]]:
+        """The conversations with their messages, so many together as fit into memory."""
+        messages = self._mapping.messages
+        if messages is None:
+            yield pairs
+            return
+        together = max(1, MESSAGES_TOGETHER // messages.newest)
+        for start in range(0, len(pairs), together):
+            part = pairs[start : start + together]
+            await self._read_messages(part, messages)
+            yield part
 
     async def names(self, owners: Sequence[str]) -> list[str | None]:
         """What people are called, where the mapping says where that stands."""
@@ -219,10 +270,8 @@ class RedisSource:
             if cursor == 0:
                 return
 
-    async def _lists(
-        self, keys: Sequence[bytes]
-    ) -> list[tuple[bytes, str, list[bytes], float | None]]:
-        """(key, owner, first members, score of the last one if there may be more) of good lists."""
+    async def _lists(self, keys: Sequence[bytes]) -> list[tuple[bytes, str, Rows]]:
+        """Key, owner and beginning of the lists that are good."""
 
         async def read() -> list[Any]:
             async with self._redis.pipeline(transaction=False) as pipe:
@@ -249,29 +298,28 @@ class RedisSource:
             else:
                 self.owners += 1
                 self.members += len(rows)
-                members = [member for member, _ in rows]
-                last_score = rows[-1][1] if len(rows) == PAGE_MEMBERS else None
-                lists.append((key, owner, members, last_score))
+                lists.append((key, owner, rows))
         return lists
 
-    async def _pages(
-        self, key: bytes, owner: str, seen: set[bytes], last_score: float
-    ) -> AsyncIterator[list[bytes]]:
-        """The members of a list after the first page."""
-        lowest, offset = repr(last_score), 0
-        while True:
-            page = partial(self._redis.zrangebyscore, key, lowest, "+inf", start=offset)
-            rows = await self._patiently(partial(page, num=PAGE_MEMBERS, withscores=True))
-            if not rows:
-                return
-            same = sum(repr(score) == repr(rows[-1][1]) for _, score in rows)
-            at_once = repr(rows[-1][1]) == lowest
-            offset = offset + len(rows) if at_once else same
+    async def _pages(self, key: bytes, rows: Rows) -> AsyncIterator[list[bytes]]:
+        """The members of a list after its beginning."""
+        start = 0
+        while len(rows) == PAGE_MEMBERS:
+            known = {member for member, _ in rows}
             lowest = repr(rows[-1][1])
-            fresh = [member for member, _ in rows if member not in seen]
-            seen.update(fresh)
+            is_tied = repr(rows[0][1]) == lowest
+            start = start + PAGE_MEMBERS - TIES_AGAIN if is_tied else 0
+            rows = await self._page(key, lowest, start)
+            if start and known.isdisjoint(_members(rows)):  # too many have left meanwhile
+                start = 0
+                rows = await self._page(key, lowest, start)
+            fresh = [member for member, _ in rows if member not in known]
             self.members += len(fresh)
             yield fresh
+
+    async def _page(self, key: bytes, lowest: str, start: int) -> Rows:
+        page = partial(self._redis.zrangebyscore, key, lowest, "+inf", start=start)
+        return await self._patiently(partial(page, num=PAGE_MEMBERS, withscores=True))
 
     def _opponent(self, key: bytes, owner: str, member: bytes) -> str | None:
         text = self._mapping.opponent_of(member)
@@ -311,10 +359,11 @@ class RedisSource:
             if opponents:
                 asked.append((owner, len(mine), *mine, *others))
         replies = await self._evaluate(_READ_PAIRS, asked)
-        found = [self._pair(noted, row) for noted, *rows in replies for row in rows]
-        pairs = [pair for pair in found if pair is not None]
-        if self._mapping.messages is not None and pairs:
-            await self._read_messages(pairs)
+        pairs: list[Pair] = []
+        for noted, *rows in replies:
+            place = place_of(noted.decode())
+            found = [self._pair(place, row) for row in rows]
+            pairs += [pair for pair in found if pair is not None]
         return pairs
 
     async def _evaluate(self, script: str, asked: Sequence[tuple[Any, ...]]) -> list[Any]:
@@ -335,7 +384,7 @@ class RedisSource:
 
         return await self._patiently(read) if asked else []
 
-    def _pair(self, noted: bytes, row: Sequence[Any]) -> Pair | None:
+    def _pair(self, place: Place, row: Sequence[Any]) -> Pair | None:
         """A conversation as the script returned it; the side that has a line comes first."""
         owner, opponent = row[0].decode(), row[1].decode()
         own, other, own_raw, other_raw, is_there = row[2:]
@@ -348,7 +397,6 @@ class RedisSource:
             first = Side(owner, float(own), self._line(owner, opponent, own_raw))
         if other is not None:
             second = Side(opponent, float(other), self._line(opponent, owner, other_raw))
-        place = place_of(noted.decode())
         if first is not None:
             return Pair((first, second), opponent, place)
         return None if second is None else Pair((second, None), owner, place)
@@ -361,17 +409,15 @@ class RedisSource:
         if state == b"error":
             line = read_line(metadata, ResponseError(value.decode(errors="replace")))
         elif metadata.type == "hash":
-            known = zip(self._fields, value, strict=True)
-            line = read_line(metadata, {n: v for n, v in known if v is not None})
+            line = line_of(metadata, dict(zip(self._fields, value, strict=True)))
         else:
             line = read_line(metadata, value)
         for reason in line.odd:
             self._odd.add("line", self._mapping.metadata_key(owner, opponent), reason)
+        line.odd = []
         return line
 
-    async def _read_messages(self, pairs: Sequence[Pair]) -> None:
-        messages = self._mapping.messages
-        assert messages is not None
+    async def _read_messages(self, pairs: Sequence[Pair], messages: Messages) -> None:
         keys = [self._mapping.messages_key(pair.sides[0].owner, pair.opponent) for pair in pairs]
 
         async def read() -> list[Any]:
@@ -416,7 +462,7 @@ def message_fields(mapping: Mapping, raw: Any) -> tuple[dict[str, Any], str | No
     return fields_of("json" if mapping.messages.type == "list" else "hash", raw)
 
 
-def _fields(mapping: Mapping) -> list[bytes]:
+def _fields(mapping: Mapping) -> list[str]:
     metadata = mapping.metadata
     assert metadata is not None
     names = (
@@ -426,7 +472,17 @@ def _fields(mapping: Mapping) -> list[bytes]:
         metadata.sender,
         metadata.message_id,
     )
-    return [name.encode() for name in names if name is not None] or [b"unread"]
+    return [name for name in names if name is not None] or ["unread"]
+
+
+def _members(rows: Rows) -> list[bytes]:
+    return [member for member, _ in rows]
+
+
+def _unlisted(place: Place, row: Sequence[Any]) -> Pair:
+    """A conversation of the script's that nobody has on their list."""
+    owner, opponent = row[0].decode(), row[1].decode()
+    return Pair((Side(owner, 0.0, Line()), None), opponent, place, is_listed=False)
 
 
 def _rules(mapping: Mapping, fields: Sequence[str], journal_key: str) -> bytes:

@@ -1,20 +1,23 @@
-"""Lines of lists on their way: put down in any order, taken up list by list, oldest first.
+"""Conversations on their way from Redis, and the lines that they become: put down as they come,
+taken up in the order in which they are stored.
 
-They are in a file of this run alone, so that an import of any size needs the same memory.
+They are in a private file, so that an import of any size needs the same memory; and what is only
+added to and then sorted once is written in one piece, wherever it belongs.
 """
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import groupby
 from operator import itemgetter
-from pathlib import Path
 
-import apsw
 import msgspec
 
 from tidings.chat.rows import Participation
+from tidings.ids import pair_room_id
+from tidings.importing.private_files import private_file
+from tidings.importing.records import fitting_id
+from tidings.importing.redis_source import Pair, Place
 
 CACHE_KIB = 16 * 1024
 
@@ -27,72 +30,71 @@ class StagedRow(msgspec.Struct, frozen=True, array_like=True):
     """What the source calls the owner."""
     peer_name: str
     score: float
-    noted: tuple[int, int]
-    """The last operation of the journal when it was read."""
-    unread_in_source: int
     row: Participation
 
 
 class Staging:
-    """The lines of one run. Close it."""
+    """What one run has read. Close it."""
 
-    def __init__(self, folder: Path | None = None) -> None:
-        """The file is made in `folder`, or where the system keeps its temporary ones."""
-        self._folder = tempfile.TemporaryDirectory(prefix="tidings-import-", dir=folder)
-        self._file = apsw.Connection(str(Path(self._folder.name) / "lines.db"))
-        for setting in ("journal_mode=OFF", "synchronous=OFF", f"cache_size=-{CACHE_KIB}"):
-            self._file.execute(f"PRAGMA {setting}")
-        self._file.execute(
-            "CREATE TABLE lines (user_id TEXT, room_id TEXT, score REAL, peer TEXT, body BLOB,"
-            " milliseconds INT, number INT,"
-            " PRIMARY KEY (user_id, room_id)) WITHOUT ROWID"
+    def __init__(self) -> None:
+        self._file = private_file(
+            CACHE_KIB,
+            "CREATE TABLE pairs (number INTEGER PRIMARY KEY, room_id TEXT, milliseconds INT,"
+            " nth INT, body BLOB)",
+            "CREATE TABLE lines (user_id TEXT, score REAL, peer BLOB, body BLOB)",
         )
-        self._file.execute("BEGIN")
         self._encode = msgspec.msgpack.Encoder().encode
-        self._decode = msgspec.msgpack.Decoder(StagedRow).decode
+        self._decode_pair = msgspec.msgpack.Decoder(Pair).decode
+        self._decode_row = msgspec.msgpack.Decoder(StagedRow).decode
 
-    def put(self, lines: Sequence[StagedRow]) -> None:
-        """Put lines down; the same line again replaces it."""
+    def put(self, pairs: Iterable[Pair]) -> None:
+        """Put conversations down; the same one again replaces it."""
         self._file.executemany(
-            "INSERT OR REPLACE INTO lines VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (
-                (
-                    line.user_id,
-                    line.row.room_id,
-                    line.score,
-                    line.peer_name,
-                    self._encode(line),
-                    *line.noted,
-                )
+            "INSERT INTO pairs (room_id, milliseconds, nth, body) VALUES (?, ?, ?, ?)",
+            [(room_of(pair), *pair.noted, self._encode(pair)) for pair in pairs],
+        )
+
+    def make_findable(self) -> None:
+        """To be called once, when nearly everything is there, before `noted`."""
+        self._file.execute("CREATE INDEX pairs_by_room ON pairs (room_id, milliseconds, nth)")
+
+    def noted(self, room_id: str) -> Place | None:
+        """The last operation when the conversation was read; None where it was not."""
+        found = self._file.execute(
+            "SELECT milliseconds, nth FROM pairs WHERE room_id = ? ORDER BY number DESC LIMIT 1",
+            (room_id,),
+        )
+        return found.fetchone()
+
+    def pairs(self) -> Iterator[Pair]:
+        """Every conversation once, as it was put down last, by the ids of their rooms."""
+        rows = self._file.execute("SELECT room_id, body FROM pairs ORDER BY +room_id, number")
+        for _, group in groupby(rows, key=itemgetter(0)):
+            *_, (_, body) = group
+            yield self._decode_pair(body)
+
+    def put_lines(self, lines: Iterable[StagedRow]) -> None:
+        """Put lines of lists down, each once."""
+        self._file.executemany(
+            "INSERT INTO lines VALUES (?, ?, ?, ?)",
+            [
+                (line.user_id, line.score, line.peer_name.encode(), self._encode(line))
                 for line in lines
-            ),
+            ],
         )
-
-    def has(self, user_id: str, room_id: str) -> bool:
-        """Whether the line was put down."""
-        found = self._file.execute(
-            "SELECT 1 FROM lines WHERE user_id = ? AND room_id = ?", (user_id, room_id)
-        )
-        return found.fetchone() is not None
-
-    def noted(self, user_id: str, room_id: str) -> tuple[int, int] | None:
-        """The last operation when the line was read; None where it was not."""
-        found = self._file.execute(
-            "SELECT milliseconds, number FROM lines WHERE user_id = ? AND room_id = ?",
-            (user_id, room_id),
-        )
-        row = found.fetchone()
-        return None if row is None else (row[0], row[1])
 
     def lists(self) -> Iterator[tuple[str, Iterator[StagedRow]]]:
         """Every owner with their lines in the order of their sorted set."""
-        rows = self._file.execute(
-            "SELECT user_id, body FROM lines ORDER BY user_id, score, CAST(peer AS BLOB)"
-        )
+        rows = self._file.execute("SELECT user_id, body FROM lines ORDER BY user_id, score, peer")
         for user_id, group in groupby(rows, key=itemgetter(0)):
-            yield user_id, (self._decode(body) for _, body in group)
+            yield user_id, (self._decode_row(body) for _, body in group)
 
     def close(self) -> None:
-        """Remove the file. Closing twice is fine."""
+        """Let go of the file. Closing twice is fine."""
         self._file.close()
-        self._folder.cleanup()
+
+
+def room_of(pair: Pair) -> str:
+    """The id of the room that a conversation becomes."""
+    owner = fitting_id(pair.sides[0].owner, "redis")
+    return pair_room_id(owner, fitting_id(pair.opponent, "redis"))
