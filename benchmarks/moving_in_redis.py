@@ -40,7 +40,7 @@ from tidings.conversations import (
     TidingsConversations,
 )
 from tidings.importing.redis import RedisImport
-from tidings.importing.redis_odd import Odd
+from tidings.importing.redis_oddities import Oddities
 from tidings.storage.interface import PAGE_ITEMS_MAX, Item, Store, Table
 from tidings.storage.pacing import WINDOW_S, Pace, put_units
 from tidings.storage.sqlite import SqliteStore
@@ -331,7 +331,7 @@ async def budgeted(members: int, units_per_s: float) -> None:
                     parts.chat,
                     workspace.id,
                     mapped(),
-                    Odd(),
+                    Oddities(),
                     clock=system_clock,
                     pace=Pace(units_per_s),
                     price=lambda table, item: put_units(table, item, transactional=False),

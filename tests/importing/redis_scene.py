@@ -16,7 +16,7 @@ from tidings.clock import system_clock
 from tidings.conversations import Journal, Mapping
 from tidings.importing.quarantine import Quarantine
 from tidings.importing.redis import RedisImport
-from tidings.importing.redis_odd import Odd
+from tidings.importing.redis_oddities import Oddities
 from tidings.importing.redis_report import Report
 
 WORKSPACE = "acme"
@@ -43,7 +43,7 @@ async def imported(
                 parts.chat,
                 made.id,
                 lists,
-                Odd(quarantine),
+                Oddities(quarantine),
                 clock=system_clock,
                 journal=Journal(redis) if is_noted else None,
             )

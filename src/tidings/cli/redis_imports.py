@@ -17,7 +17,7 @@ from tidings.cli.parts import STORE_DEFAULT, AsJson, StoreUrl, WorkspaceName, op
 from tidings.clock import system_clock
 
 if TYPE_CHECKING:
-    from tidings.importing.redis_odd import Odd
+    from tidings.importing.redis_oddities import Oddities
     from tidings.importing.redis_report import Report
 
 SOURCE_TIMEOUT_S = 10.0
@@ -51,7 +51,7 @@ def import_redis(
     from tidings.conversations import Journal, MappingRefused, open_redis, read_mapping
     from tidings.importing.quarantine import Quarantine
     from tidings.importing.redis import RedisImport
-    from tidings.importing.redis_odd import Odd
+    from tidings.importing.redis_oddities import Oddities
     from tidings.storage.pacing import Pace, put_units
 
     try:
@@ -61,7 +61,7 @@ def import_redis(
     except MappingRefused as error:
         raise typer.BadParameter(str(error), param_hint="MAPPING") from error
 
-    async def run(odd: Odd) -> Report:
+    async def run(oddities: Oddities) -> Report:
         async with (
             open_redis(source, SOURCE_TIMEOUT_S) as redis,
             open_parts(store, must_exist=False) as parts,
@@ -72,7 +72,7 @@ def import_redis(
                 parts.chat,
                 made.id,
                 lists,
-                odd,
+                oddities,
                 clock=system_clock,
                 journal=Journal(redis, prefix=prefix),
                 pace=None if budget is None else Pace(budget),
@@ -82,21 +82,21 @@ def import_redis(
                 return await importing.run(redis, lambda what, done: show(what, done, 0))
 
     with closing(Quarantine(quarantine)) as records:
-        odd = Odd(records)
-        report = asyncio.run(run(odd))
+        oddities = Oddities(records)
+        report = asyncio.run(run(oddities))
     if as_json:
         print_json(report)
     else:
-        _print_report(report, odd)
+        _print_report(report, oddities)
 
 
-def _print_report(report: Report, odd: Odd) -> None:
+def _print_report(report: Report, oddities: Oddities) -> None:
     error = console(is_error=True)
-    for one in odd.quarantine.first:
+    for one in oddities.quarantine.first:
         where, detail = (one.record.get(name, "") for name in ("where", "detail"))
         line = f"{where} {one.kind} {one.key}: {one.reason} {detail}"
         error.print(line.strip(), markup=False)
-    unshown = odd.quarantine.counts.total() - len(odd.quarantine.first)
+    unshown = oddities.quarantine.counts.total() - len(oddities.quarantine.first)
     if unshown:
         note(f"and {unshown:,} more odd records")
     rows = [

@@ -17,7 +17,7 @@ from tidings.conversations.journal import Journal
 from tidings.conversations.mapping import Mapping
 from tidings.importing.redis_adding import Adding
 from tidings.importing.redis_loading import Loading, Progress
-from tidings.importing.redis_odd import Odd
+from tidings.importing.redis_oddities import Oddities
 from tidings.importing.redis_people import People
 from tidings.importing.redis_puts import Pace, Price, Puts
 from tidings.importing.redis_report import Report
@@ -37,7 +37,7 @@ class RedisImport:
         chat: Chat,
         workspace: str,
         mapping: Mapping,
-        odd: Odd,
+        oddities: Oddities,
         *,
         clock: Clock,
         journal: Journal | None = None,
@@ -52,14 +52,14 @@ class RedisImport:
         self._store = store
         self._workspace = workspace
         self._mapping = mapping
-        self._odd = odd
+        self._oddities = oddities
         self._journal = journal
-        people = People(store, workspace, mapping, odd, self.report, clock)
+        people = People(store, workspace, mapping, oddities, self.report, clock)
         self._loading = Loading(
             store,
             workspace,
             mapping,
-            odd,
+            oddities,
             self.report,
             people,
             clock,
@@ -67,7 +67,7 @@ class RedisImport:
             Puts(store, pace, price),
         )
         self._adding = Adding(
-            store, chat, workspace, mapping, odd, self.report, people, clock, journal
+            store, chat, workspace, mapping, oddities, self.report, people, clock, journal
         )
 
     async def run(self, redis: Redis, progress: Progress | None = None) -> Report:
@@ -78,7 +78,7 @@ class RedisImport:
         """
         show = progress or (lambda what, done: None)
         key = "" if self._journal is None else self._journal.key
-        source = RedisSource(redis, self._mapping, self._odd, key)
+        source = RedisSource(redis, self._mapping, self._oddities, key)
         mark = ("imports", self._workspace)
         stage = ((await self._store.get(MOVES, mark)) or {}).get("stage")
         if stage == LOADING:
@@ -92,7 +92,7 @@ class RedisImport:
             await self._adding.run(source, show)
         report = self.report
         report.lists, report.members = source.owners, source.members
-        report.left_out, report.changed = self._odd.left_out, self._odd.changed
+        report.left_out, report.changed = self._oddities.left_out, self._oddities.changed
         return report
 
     async def _note(self, mark: tuple[str, str], stage: str) -> None:

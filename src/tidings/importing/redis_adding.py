@@ -19,7 +19,7 @@ from tidings.conversations.mapping import Mapping
 from tidings.ids import pair_room_id
 from tidings.importing.redis_folding import Folded, fold
 from tidings.importing.redis_loading import Progress
-from tidings.importing.redis_odd import Odd
+from tidings.importing.redis_oddities import Oddities
 from tidings.importing.redis_people import People
 from tidings.importing.redis_puts import together
 from tidings.importing.redis_report import Report
@@ -40,7 +40,7 @@ class Adding:
         chat: Chat,
         workspace: str,
         mapping: Mapping,
-        odd: Odd,
+        oddities: Oddities,
         report: Report,
         people: People,
         clock: Clock,
@@ -51,7 +51,7 @@ class Adding:
         self._chat = chat
         self._workspace = workspace
         self._mapping = mapping
-        self._odd = odd
+        self._oddities = oddities
         self._people = people
         self._clock = clock
         self._journal = journal
@@ -61,7 +61,7 @@ class Adding:
         turns = asyncio.Semaphore(COMMITS_TOGETHER)
         async for pairs in source.pairs():
             now_ms = self._clock()
-            folded = [fold(self._mapping, pair, now_ms, self._odd) for pair in pairs]
+            folded = [fold(self._mapping, pair, now_ms, self._oddities) for pair in pairs]
             keys = [(room_key(self._workspace, each.room_id),) for each in folded]
             found = await self._store.get_many(ROOMS, keys) if keys else []
             new = [each for each, item in zip(folded, found, strict=True) if item is None]

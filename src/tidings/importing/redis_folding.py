@@ -17,7 +17,7 @@ from tidings.conversations.lines import Line, time_of
 from tidings.conversations.mapping import Mapping, Messages
 from tidings.ids import pair_room_id
 from tidings.importing.records import fitting_id
-from tidings.importing.redis_odd import Odd
+from tidings.importing.redis_oddities import Oddities
 from tidings.importing.redis_source import Pair, Side, message_fields
 from tidings.wire import TEXT_CHARACTERS_MAX
 
@@ -57,19 +57,19 @@ class Folded(msgspec.Struct, frozen=True):
     seats: tuple[Seat, Seat]
 
 
-def fold(mapping: Mapping, pair: Pair, now_ms: int, odd: Odd) -> Folded:
+def fold(mapping: Mapping, pair: Pair, now_ms: int, oddities: Oddities) -> Folded:
     """The room that the conversation becomes."""
     found, other = pair.sides
     names = (found.owner, pair.opponent)
     ids = (fitting_id(names[0], "redis"), fitting_id(names[1], "redis"))
     lines = (found.line, Line() if other is None else other.line)
     scores = (found.score, -math.inf if other is None else other.score)
-    times = [_time(mapping, side, now_ms, odd) for side in pair.sides if side is not None]
+    times = [_time(mapping, side, now_ms, oddities) for side in pair.sides if side is not None]
     newest = max(times)
     if mapping.messages is None:
         log = _log(mapping, pair, names, ids, newest)
     else:
-        log = _messages(mapping.messages, mapping, pair, names, now_ms, odd)
+        log = _messages(mapping.messages, mapping, pair, names, now_ms, oddities)
     seats = []
     for side in (0, 1):
         is_hidden = not pair.is_listed or pair.sides[side] is None
@@ -77,7 +77,7 @@ def fold(mapping: Mapping, pair: Pair, now_ms: int, odd: Odd) -> Folded:
         if carried < lines[side].unread:
             key = f"{names[side]} with {names[1 - side]}"
             detail = f"{lines[side].unread} unread, carried as {carried}"
-            odd.add("unread", key, "more than has entries behind it", detail=detail)
+            oddities.add("unread", key, "more than has entries behind it", detail=detail)
         seats.append(
             Seat(
                 ids[side],
@@ -94,11 +94,11 @@ def fold(mapping: Mapping, pair: Pair, now_ms: int, odd: Odd) -> Folded:
     return Folded(pair_room_id(*ids), log, (seats[0], seats[1]))
 
 
-def _time(mapping: Mapping, side: Side, now_ms: int, odd: Odd) -> int:
+def _time(mapping: Mapping, side: Side, now_ms: int, oddities: Oddities) -> int:
     reasons: list[str] = []
     at_ms = time_of(mapping, side.score, now_ms, reasons)
     for reason in reasons:
-        odd.add("score", mapping.list_key(side.owner), reason, detail=str(side.score))
+        oddities.add("score", mapping.list_key(side.owner), reason, detail=str(side.score))
     return at_ms
 
 
@@ -146,7 +146,7 @@ def _messages(
     pair: Pair,
     names: tuple[str, str],
     now_ms: int,
-    odd: Odd,
+    oddities: Oddities,
 ) -> list[Said]:
     log: list[Said] = []
     ids: set[str] = set()
@@ -155,24 +155,26 @@ def _messages(
     for raw in pair.messages:
         fields, wrong = message_fields(mapping, raw)
         if wrong is not None:
-            odd.add("message", where, wrong, is_left_out=True)
+            oddities.add("message", where, wrong, is_left_out=True)
             continue
         sender = _as_text(fields.get(messages.sender))
         message_id = _as_text(fields.get(messages.id))
         text = _as_text(fields.get(messages.text))
         if sender not in names:
-            odd.add("message", f"{where}: {message_id}", "it is of a stranger", is_left_out=True)
+            oddities.add(
+                "message", f"{where}: {message_id}", "it is of a stranger", is_left_out=True
+            )
             continue
         if not message_id or not text:
-            odd.add("message", f"{where}: {message_id}", "no id or no text", is_left_out=True)
+            oddities.add("message", f"{where}: {message_id}", "no id or no text", is_left_out=True)
             continue
         client_id = fitting_id(message_id, "redis")
         if client_id in ids:
-            odd.add("message", f"{where}: {message_id}", "it is there twice", is_left_out=True)
+            oddities.add("message", f"{where}: {message_id}", "it is there twice", is_left_out=True)
             continue
         ids.add(client_id)
         if len(text) > TEXT_CHARACTERS_MAX:
-            odd.add("message", f"{where}: {message_id}", "its text is too long and was cut")
+            oddities.add("message", f"{where}: {message_id}", "its text is too long and was cut")
         at_ms = _message_time(fields.get(messages.at), messages.unit, at_ms, now_ms)
         log.append(Said(fitting_id(sender, "redis"), client_id, text[:TEXT_CHARACTERS_MAX], at_ms))
     return log

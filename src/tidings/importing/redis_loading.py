@@ -20,7 +20,7 @@ from tidings.conversations.mapping import Mapping
 from tidings.errors import Conflict
 from tidings.ids import IdMaker, pair_room_id
 from tidings.importing.redis_folding import Folded, Seat, fold
-from tidings.importing.redis_odd import Odd
+from tidings.importing.redis_oddities import Oddities
 from tidings.importing.redis_people import People
 from tidings.importing.redis_puts import Puts
 from tidings.importing.redis_report import Report
@@ -60,7 +60,7 @@ class Loading:
         store: Store,
         workspace: str,
         mapping: Mapping,
-        odd: Odd,
+        oddities: Oddities,
         report: Report,
         people: People,
         clock: Clock,
@@ -71,7 +71,7 @@ class Loading:
         self._store = store
         self._workspace = workspace
         self._mapping = mapping
-        self._odd = odd
+        self._oddities = oddities
         self._people = people
         self._clock = clock
         self._ids = IdMaker(clock)
@@ -120,7 +120,7 @@ class Loading:
         now_ms = self._clock()
         pairs = staging.pairs()
         while part := [*islice(pairs, PAIRS_TOGETHER)]:
-            rooms = [fold(self._mapping, pair, now_ms, self._odd) for pair in part]
+            rooms = [fold(self._mapping, pair, now_ms, self._oddities) for pair in part]
             self._load(rooms)
             staging.put_lines(
                 self._line(room, seat, peer)

@@ -7,7 +7,7 @@ from collections.abc import Mapping as Names
 from tidings import wire
 from tidings.clock import Clock
 from tidings.conversations.mapping import Mapping
-from tidings.importing.redis_odd import Odd
+from tidings.importing.redis_oddities import Oddities
 from tidings.importing.redis_report import Report
 from tidings.importing.redis_source import RedisSource
 from tidings.people.rows import UserRow, user_to_item
@@ -23,14 +23,14 @@ class People:
         store: Store,
         workspace: str,
         mapping: Mapping,
-        odd: Odd,
+        oddities: Oddities,
         report: Report,
         clock: Clock,
     ) -> None:
         self._store = store
         self._workspace = workspace
         self._role: wire.Role = "customer" if mapping.people is None else mapping.people.role
-        self._odd = odd
+        self._oddities = oddities
         self._report = report
         self._clock = clock
 
@@ -43,7 +43,7 @@ class People:
         for user_id in missing:
             if user_id != people[user_id]:
                 reason = "its name is no id, and became a hash"
-                self._odd.add("person", people[user_id], reason, detail=user_id)
+                self._oddities.add("person", people[user_id], reason, detail=user_id)
         self._report.users_made += len(missing)
         self._report.users_present += len(people) - len(missing)
         now_ms = self._clock()

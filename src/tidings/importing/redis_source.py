@@ -28,7 +28,7 @@ from tidings.conversations.journal import place_of
 from tidings.conversations.lines import Line, fields_of, line_of, read_line
 from tidings.conversations.mapping import Mapping, Messages, pattern_parts
 from tidings.errors import Unavailable
-from tidings.importing.redis_odd import Odd
+from tidings.importing.redis_oddities import Oddities
 
 LISTS_TOGETHER = 8
 READ_AHEAD = 2
@@ -169,11 +169,13 @@ class Part(NamedTuple):
 class RedisSource:
     """The lists of one server. The client is closed by whoever opened it."""
 
-    def __init__(self, redis: Redis, mapping: Mapping, odd: Odd, journal_key: str = "") -> None:
+    def __init__(
+        self, redis: Redis, mapping: Mapping, oddities: Oddities, journal_key: str = ""
+    ) -> None:
         """`journal_key` is the stream of operations that a move notes; empty where none is."""
         self._redis: Any = redis  # its own types are those of both its kinds of clients
         self._mapping = mapping
-        self._odd = odd
+        self._oddities = oddities
         self._fields = [] if mapping.metadata is None else _fields(mapping)
         self._rules = _rules(mapping, self._fields, journal_key)
         self._digests: dict[str, str] = {}
@@ -292,9 +294,9 @@ class RedisSource:
                 continue
             if isinstance(rows, Exception):
                 reason = "it is no sorted set"
-                self._odd.add("list", key, reason, detail=str(rows), is_left_out=True)
+                self._oddities.add("list", key, reason, detail=str(rows), is_left_out=True)
             elif not is_somebody:
-                self._odd.add("list", key, "its owner is nobody", is_left_out=True)
+                self._oddities.add("list", key, "its owner is nobody", is_left_out=True)
             else:
                 self.owners += 1
                 self.members += len(rows)
@@ -324,13 +326,13 @@ class RedisSource:
     def _opponent(self, key: bytes, owner: str, member: bytes) -> str | None:
         text = self._mapping.opponent_of(member)
         if text is None:
-            self._odd.add(
+            self._oddities.add(
                 "member", member, "it does not look like the mapping's", key, is_left_out=True
             )
             return None
         opponent = self._name(text, "member", member, key)
         if opponent == owner:
-            self._odd.add("member", member, "somebody with themselves", key, is_left_out=True)
+            self._oddities.add("member", member, "somebody with themselves", key, is_left_out=True)
             return None
         return opponent
 
@@ -338,10 +340,10 @@ class RedisSource:
         try:
             text = raw.decode()
         except UnicodeDecodeError:
-            self._odd.add(kind, what, "it is not UTF-8", where, is_left_out=True)
+            self._oddities.add(kind, what, "it is not UTF-8", where, is_left_out=True)
             return None
         if not text:
-            self._odd.add(kind, what, "it names nobody", where, is_left_out=True)
+            self._oddities.add(kind, what, "it names nobody", where, is_left_out=True)
             return None
         return text
 
@@ -390,7 +392,7 @@ class RedisSource:
         own, other, own_raw, other_raw, is_there = row[2:]
         if not is_there:
             member, key = self._mapping.member(opponent), self._mapping.list_key(owner)
-            self._odd.add("member", member, "it is nobody", key, is_left_out=True)
+            self._oddities.add("member", member, "it is nobody", key, is_left_out=True)
             return None
         first = second = None
         if own is not None:
@@ -413,7 +415,7 @@ class RedisSource:
         else:
             line = read_line(metadata, value)
         for reason in line.odd:
-            self._odd.add("line", self._mapping.metadata_key(owner, opponent), reason)
+            self._oddities.add("line", self._mapping.metadata_key(owner, opponent), reason)
         line.odd = []
         return line
 
@@ -431,7 +433,7 @@ class RedisSource:
 
         for key, pair, reply in zip(keys, pairs, await self._patiently(read), strict=True):
             if isinstance(reply, Exception):
-                self._odd.add("messages", key, "they are of another type", detail=str(reply))
+                self._oddities.add("messages", key, "they are of another type", detail=str(reply))
             elif messages.type == "list":
                 pair.messages = list(reply)
             else:

@@ -9,7 +9,7 @@ from tidings.importing.quarantine import Quarantine
 KEY_BYTES_MAX = 200
 
 
-class Odd:
+class Oddities:
     """Notes odd records of one import in its quarantine."""
 
     def __init__(self, quarantine: Quarantine | None = None) -> None:
