@@ -6,22 +6,17 @@ Pictures go to `build/pictures`, which git ignores: they are there to be looked 
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
-import msgspec
 import pytest
 import pytest_asyncio
 from PIL import Image
-from playwright.async_api import Browser, Page, ViewportSize, async_playwright, expect
+from playwright.async_api import Page, expect
 
-from tests.command_line import clean_environment
-from tests.web.browsing import ARGUMENTS, CHROMIUM
+from tests.web.browsing import CHROMIUM
+from tests.web.office import PHONE, Office, opened_office
 from tidings.client import Client
-from tidings.demo import CREDENTIALS_FILE, Credentials
 
 pytestmark = [
     pytest.mark.slow,
@@ -30,54 +25,8 @@ pytestmark = [
 ]
 
 PICTURES = Path(__file__).parents[2] / "build" / "pictures"
-DESKTOP: ViewportSize = {"width": 1360, "height": 850}
-PHONE: ViewportSize = {"width": 390, "height": 844}
-START_S = 60.0
-END_S = 20.0
 HOSTILE = '<img src=x onerror="document.title=1"><script>alert(1)</script>'
 LONG_NAME = "Wolfeschlegelsteinhausenbergerdorff " * 5
-
-
-class Office:
-    """The demo, serving, and a browser."""
-
-    def __init__(self, url: str, credentials: Credentials, browser: Browser) -> None:
-        self.url = url
-        self.credentials = credentials
-        self.browser = browser
-
-    def link(self, user_id: str) -> str:
-        """As the demo prints it."""
-        return f"{self.url}/#token={self.credentials.tokens[user_id]}"
-
-    def client(self, user_id: str) -> Client:
-        """Somebody without a browser."""
-        return Client(self.url, self.credentials.tokens[user_id])
-
-    @asynccontextmanager
-    async def page(
-        self, user_id: str | None, *, viewport: ViewportSize = DESKTOP, **options: Any
-    ) -> AsyncIterator[Page]:
-        """A browser of its own, signed in; no fault may happen on the page."""
-        faults: list[str] = []
-        context = await self.browser.new_context(
-            viewport=viewport, locale=options.pop("locale", "en-GB"), **options
-        )
-        context.set_default_timeout(15_000)
-        page = await context.new_page()
-        page.on("pageerror", lambda error: faults.append(str(error)))
-        page.on(
-            "console",
-            lambda said: faults.append(said.text) if "Content Security" in said.text else None,
-        )
-        try:
-            await page.goto(self.url + "/" if user_id is None else self.link(user_id))
-            if user_id is not None:
-                await page.wait_for_selector(".folders")
-            yield page
-            assert faults == []
-        finally:
-            await context.close()
 
 
 async def picture(page: Page, name: str) -> None:
@@ -88,32 +37,8 @@ async def picture(page: Page, name: str) -> None:
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def office(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Office]:
-    assert CHROMIUM is not None
-    folder = tmp_path_factory.mktemp("office") / "demo"
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tidings", "demo", "--folder", str(folder), "--port", "0"),
-        stdout=asyncio.subprocess.PIPE,
-        env=clean_environment(),
-    )
-    assert process.stdout is not None
-    try:
-        async with asyncio.timeout(START_S):
-            url = ""
-            while not url:
-                line = (await process.stdout.readline()).decode()
-                assert line, "the demo ended"
-                if line.startswith("listening on "):
-                    url = line.split()[-1]
-        credentials = msgspec.json.decode(
-            (folder / CREDENTIALS_FILE).read_bytes(), type=Credentials
-        )
-        async with async_playwright() as playwright:
-            browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-            yield Office(url, credentials, browser)
-            await browser.close()
-    finally:
-        process.terminate()
-        await asyncio.wait_for(process.communicate(), END_S)
+    async with opened_office(tmp_path_factory.mktemp("office") / "demo") as opened:
+        yield opened
 
 
 async def test_a_link_signs_in_and_leaves_no_token(office: Office) -> None:
