@@ -346,8 +346,8 @@ def _reached_at(name: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-async def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT; then drain and end within 10 s.
+async def serve(settings: Settings, sections: Sequence[Section] = SECTIONS) -> None:
+    """Serve these sections until SIGTERM or SIGINT; then drain and end within 10 s.
 
     Prints to standard output: on the first start with an empty store an API key, then
     `listening on http://HOST:PORT` once requests are served. Logs go to standard error. Raises
@@ -355,7 +355,7 @@ async def serve(settings: Settings) -> None:
     """
     writer = logs.configure(settings.log, sys.stderr)
     try:
-        async with open_app(settings) as service:
+        async with open_app(settings, sections=sections) as service:
             _watch_loop(service.metrics)
             stopping = _stop_signals()
             first_key = await make_first_key(service.people)
@@ -373,13 +373,13 @@ async def serve(settings: Settings) -> None:
             writer.close()
 
 
-def run(settings: Settings) -> None:
+def run(settings: Settings, sections: Sequence[Section] = SECTIONS) -> None:
     """Run `serve` on the fast event loop."""
     import uvloop
 
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     _allow_many_connections()
-    uvloop.run(serve(settings))
+    uvloop.run(serve(settings, sections))
 
 
 async def make_first_key(people: People) -> str | None:

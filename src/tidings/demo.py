@@ -12,6 +12,8 @@ from urllib.parse import quote
 import msgspec
 
 from tidings import wire
+from tidings.api.pages import SAMPLE_SHOP
+from tidings.api.sections import SECTIONS
 from tidings.app import Service, open_app, run
 from tidings.chat.chat import Chat
 from tidings.clock import system_clock
@@ -61,7 +63,7 @@ def run_demo(folder: Path, host: str, port: int) -> None:
     path.touch(mode=0o600)
     path.write_bytes(msgspec.json.format(msgspec.json.encode(credentials)))
     _show(credentials, f"http://{host}:{settings.port}", folder)
-    run(settings)
+    run(settings, (*SECTIONS, SAMPLE_SHOP))
 
 
 def _usable_port(host: str, port: int) -> int:

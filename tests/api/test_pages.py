@@ -46,6 +46,7 @@ async def test_another_version_leads_to_the_present_one(site: Site) -> None:
 
 async def test_nothing_else_is_served(site: Site) -> None:
     for path in (
+        "/shop",
         f"/assets/{version()}/client/none.js",
         f"/assets/{version()}/other/client.js",
         f"/assets/{version()}/client/..%2Fassets.py",

@@ -16,6 +16,9 @@ SECTION = Section(
     "Native ES modules without a build step. A page names the lasting address; the modules behind "
     "it stand under a version that changes with their content, and may be kept for ever.",
 )
+SAMPLE_SHOP = Section(
+    "The sample shop", "A made-up site with the chat for customers; `tidings demo` alone has it."
+)
 
 LASTING = "public, max-age=31536000, immutable"
 CHECKED = "public, no-cache"
@@ -68,15 +71,6 @@ async def get_widget_script(call: Call[Nothing, Nothing, Nothing]) -> web.Respon
     return _reply(call.request, page("widget.js"), CHECKED)
 
 
-@SECTION.endpoint("GET", "/shop", callers=Callers.OPEN, media_type="text/html")
-async def get_shop_page(call: Call[Nothing, Nothing, Nothing]) -> web.Response:
-    """Try the chat for customers on the page of a made-up shop.
-
-    The publishable key stands behind the address, as in `/shop#pk_…`."""
-    call.request[EXCHANGE].content_security_policy = PAGE_POLICY
-    return _reply(call.request, page("shop/shop.html"), CHECKED)
-
-
 @SECTION.endpoint(
     "GET", "/assets/{version}/{folder}/{file}", callers=Callers.OPEN, media_type="*/*"
 )
@@ -94,6 +88,15 @@ async def get_asset(call: Call[AssetPath, Nothing, Nothing]) -> web.Response:
             status=307, headers=_shared({"Location": address, "Cache-Control": "no-store"})
         )
     return _reply(call.request, asset, LASTING)
+
+
+@SAMPLE_SHOP.endpoint("GET", "/shop", callers=Callers.OPEN, media_type="text/html")
+async def get_shop_page(call: Call[Nothing, Nothing, Nothing]) -> web.Response:
+    """Try the chat for customers on the page of a made-up shop.
+
+    The publishable key stands behind the address, as in `/shop#pk_…`."""
+    call.request[EXCHANGE].content_security_policy = PAGE_POLICY
+    return _reply(call.request, page("shop/shop.html"), CHECKED)
 
 
 def _reply(request: web.Request, asset: Asset, caching: str) -> web.Response:
