@@ -24,7 +24,7 @@ check: .venv/ready-dev ## format, lint, strict types, import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: .venv/ready-dev ## all tests, two at a time
+test: .venv/ready-dev tests/web/node_modules ## all tests, two at a time
 	$(BIN)/pytest -n 2 --durations 15
 
 quick: .venv/ready-dev ## the fast tests, on the embedded store alone; a minute or two
@@ -57,3 +57,8 @@ clean: ## remove the environment and what tools left
 .venv/ready-dev: .venv/ready requirements-dev.txt
 	$(PIP) install --require-hashes --requirement requirements-dev.txt
 	@touch $@
+
+tests/web/node_modules: tests/web/package-lock.json
+	@if command -v npm >/dev/null; \
+	then npm ci --no-audit --no-fund --loglevel=error --prefix $(@D) && touch $@; \
+	else echo "npm is missing, so that accessibility tests will be skipped" >&2; fi

@@ -14,7 +14,7 @@ pytestmark = [
 ]
 
 RATE_SHOWN = """() => [...document.querySelectorAll('.plot')].some((plot) =>
-    plot.querySelector('h3').textContent === 'Messages'
+    plot.querySelector('h2').textContent === 'Messages'
     && parseFloat(plot.querySelector('.now').textContent) > 0
     && plot.querySelector('.curve').getAttribute('points').split(' ').length >= 2)"""
 

@@ -16,7 +16,7 @@ export class Lists {
 
   constructor(shell) {
     this.shell = shell;
-    this.total = el("span", { class: "badge", hidden: true });
+    this.total = el("span", { class: "badge", role: "img", hidden: true });
     this.heading = el("h2", {});
     this.rows = el("ul", { class: "rows", role: "list" });
     this.foot = el("div", { class: "foot" });
@@ -36,7 +36,7 @@ export class Lists {
         el("div", { class: "brand" }, el("h1", {}, "Tidings"), this.total),
         el(
           "button",
-          { class: "finder", type: "button", onclick: () => shell.palette.open() },
+          { class: "finder", type: "button", title: t("palette"), onclick: () => shell.palette.open() },
           icon("search"), el("span", {}, t("palette")), el("kbd", {}, PALETTE_KEY),
         ),
         groups,
@@ -49,7 +49,8 @@ export class Lists {
 
   #link(name) {
     const count = el("span", { class: "count", hidden: true });
-    const link = el("a", { href: `#/${name}` }, icon(name), el("span", { class: "name" }, t(`folder.${name}`)), count);
+    const title = t(`folder.${name}`);
+    const link = el("a", { href: `#/${name}`, title }, icon(name), el("span", { class: "name" }, title), count);
     this.#links.set(name, { link, count });
     return el("li", {}, link);
   }
@@ -145,11 +146,11 @@ export class Lists {
         "span",
         { class: "side" },
         el("time", { datetime: room.updated_at, title: wholeTime(room.updated_at) }, shortTime(room.updated_at)),
-        room.mentions > 0 && el("span", { class: "badge at", "aria-label": t("mentions", { count: room.mentions }) }, "@"),
+        room.mentions > 0 && el("span", { class: "badge at", role: "img", "aria-label": t("mentions", { count: room.mentions }) }, "@"),
         room.unread > 0 &&
           el(
             "span",
-            { class: room.muted ? "badge muted" : "badge", "aria-label": t("unread", { count: room.unread }) },
+            { class: room.muted ? "badge muted" : "badge", role: "img", "aria-label": t("unread", { count: room.unread }) },
             room.unread > 99 ? "99+" : String(room.unread),
           ),
       ),

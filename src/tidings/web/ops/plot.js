@@ -29,7 +29,7 @@ export class Plot {
     this.element = document.createElement("figure");
     this.element.className = "plot";
     const caption = document.createElement("figcaption");
-    const heading = document.createElement("h3");
+    const heading = document.createElement("h2");
     heading.textContent = title;
     this.reading = document.createElement("span");
     this.reading.className = "now";
@@ -38,6 +38,7 @@ export class Plot {
     caption.append(heading, this.reading, this.legend);
     this.svg = document.createElementNS(SVG, "svg");
     this.svg.setAttribute("role", "img");
+    this.svg.setAttribute("aria-label", `${title}, no readings yet`);
     this.title = title;
     this.element.append(caption, this.svg);
     this.svg.addEventListener("pointermove", (event) => this.point(event));
