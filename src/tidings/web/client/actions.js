@@ -44,6 +44,11 @@ export class Actions {
     return this.call("PUT", at`/v1/rooms/${roomId}/mute`, { body: { muted } });
   }
 
+  /** Take a room off the list, or put it back; it comes back by itself with the next message. */
+  hide(roomId, hidden) {
+    return this.call("PUT", at`/v1/rooms/${roomId}/hide`, { body: { hidden } });
+  }
+
   addMembers(roomId, userIds) {
     return this.call("POST", at`/v1/rooms/${roomId}/members`, { body: { user_ids: userIds } });
   }

@@ -296,10 +296,24 @@ export class Device {
   }
 
   /** The first page of the inbox. */
-  async #loadRooms({ isMending = false } = {}) {
-    const { next, ...frame } = await inboxPage(this.calls);
-    this.share([isMending ? frame : { ...frame, next }]);
+  async #loadRooms() {
+    this.share([await inboxPage(this.calls)]);
     this.#mend();
+  }
+
+  /** The newest rows come as a page, those that it lacks (of hidden rooms, of old ones) one by one. */
+  async #askForRows() {
+    const { next, ...page } = await inboxPage(this.calls);
+    this.share([page]);
+    for (const room_id of this.state.rowlessRooms) {
+      try {
+        const item = await this.calls.call("GET", at`/v1/rooms/${room_id}/inbox`);
+        this.share([{ type: "inbox", items: [item], version: page.version }]);
+      } catch (error) {
+        if (error.code !== "not_found") throw error;
+        this.share([{ type: "aside", room_id }]);
+      }
+    }
   }
 
   async #mend() {
@@ -315,7 +329,7 @@ export class Device {
           if (state.hasGap) await this.#catchUp();
           for (const room of state.holedRooms) await this.#fill(room);
           for (const room of state.staleRooms) await this.#fetchAgain(room);
-          if (state.lacksRows) await this.#loadRooms({ isMending: true });
+          if (state.rowlessRooms.length) await this.#askForRows();
         } catch (error) {
           if (error.code === "unauthorized") return this.#fail(error);
           if (!(error instanceof Problem || error instanceof Unreachable)) throw error;

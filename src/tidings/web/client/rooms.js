@@ -26,6 +26,8 @@ export class LocalRoom {
   mentions = 0;
   muted = false;
   left = false;
+  /** The head at which the user took the room off the list; null while it is on it. */
+  hidden_seq = null;
   counts_version = -1;
 
   constructor(room_id, position) {
@@ -50,6 +52,11 @@ export class LocalRoom {
   /** Whether an entry is known to exist that the device does not have. */
   get hasHole() {
     return !this.left && this.position < this.head;
+  }
+
+  /** Whether an inbox lists it. */
+  get isListed() {
+    return this.row !== null && !this.left && this.hidden_seq === null;
   }
 
   get seqs() {
@@ -87,6 +94,7 @@ export class LocalRoom {
     }
     for (const entry of entries) {
       this.head = Math.max(this.head, entry.seq);
+      if (COUNTABLE_TYPES.has(entry.type) && entry.seq > this.hidden_seq) this.hidden_seq = null;
       if (isCurrent || !this.entries.has(entry.seq)) {
         changed.push(entry);
         if (entry.seq > this.head - ENTRIES_KEPT_MAX) this.entries.set(entry.seq, entry);

@@ -89,9 +89,9 @@ export class State {
     return [...this.#stale].map((id) => this.rooms.get(id)).filter(Boolean);
   }
 
-  /** Whether the inbox has to be asked what a room is, or is now. */
-  get lacksRows() {
-    return this.#rowless.size > 0;
+  /** Ids of rooms of which the inbox has to be asked what they are, or are now. */
+  get rowlessRooms() {
+    return [...this.#rowless];
   }
 
   get isWhole() {
@@ -208,7 +208,6 @@ export class State {
     }
     if (total) this.#takeTotal(total);
     if (next !== undefined) this.inboxNext = next;
-    this.#rowless.clear();
   }
 
   /** Entries that were fetched now; they are nobody's news. */
@@ -248,8 +247,7 @@ export class State {
   /** The room can't be seen: what is missing of it waits for the next update about it. */
   _aside({ room_id }) {
     this.rooms.get(room_id)?.stale.clear();
-    this.#holed.delete(room_id);
-    this.#stale.delete(room_id);
+    for (const waiting of [this.#holed, this.#stale, this.#rowless]) waiting.delete(room_id);
   }
 
   /**
@@ -325,6 +323,7 @@ export class State {
     if (isNews) {
       room.left = item.left ?? false;
       room.muted = item.muted ?? false;
+      room.hidden_seq = item.hidden ? item.head : null;
     }
     if (item.kind && (isNews || !room.row)) {
       const { kind, title, updated_at, preview, status, assignee_id } = item;
