@@ -27,6 +27,7 @@ ROOMS = """() => Object.fromEntries(tidings.rooms.map(
     ({room_id, head, unread, mentions, position}) =>
         [room_id, {head, unread, mentions, position}]))"""
 """Rooms by id, as the page knows them."""
+NOT_LISTED = "(room) => !tidings.rooms.some(({room_id}) => room_id === room)"
 FILL_STORAGE = """() => {
     const put = IDBObjectStore.prototype.put;
     IDBObjectStore.prototype.put = function (...values) {
@@ -131,7 +132,20 @@ async def test_three_devices_of_one_user_stay_in_step(house: House) -> None:
         await house.server.remove_member(rooms[1], "cy")
         for device in devices:
             await device.until("() => tidings.rooms.some(({row}) => row.title === 'A new one')")
-            await device.until("(room) => !tidings.rooms.some((r) => r.room_id === room)", rooms[1])
+            await device.until(NOT_LISTED, rooms[1])
+            await assert_same(device, cy)
+        await devices[0].see("(room) => tidings.hide(room, true)", rooms[0])
+        house.network.go_away()
+        await cy.hide(rooms[2])
+        house.network.mend()
+        for device in devices:
+            for hidden in (rooms[0], rooms[2]):
+                await device.until(NOT_LISTED, hidden)
+        await cy.read(rooms[0], 3)
+        await dee.post_message(rooms[0], "shows it again")
+        for device in devices:
+            await device.until("(room) => tidings.rooms[0].room_id === room", rooms[0])
+            await device.until(NOT_LISTED, rooms[2])
             await assert_same(device, cy)
 
 
@@ -475,6 +489,44 @@ async def test_nothing_of_one_user_is_left_for_the_next(house: House) -> None:
         async with asyncio.timeout(10):
             while await tab.see(databases):
                 await asyncio.sleep(0.05)
+
+
+async def test_what_was_not_sent_outlives_its_session_for_the_same_user_alone(
+    house: House,
+) -> None:
+    gus, hal = await house.person("gus"), await house.person("hal")
+    room = await house.server.create_room("direct", members=["gus", "hal"])
+    databases = "async () => (await indexedDB.databases()).length"
+
+    async def write_and_lose_the_session(tab: Tab, text: str) -> None:
+        session = await house.server.create_session("gus")
+        await tab.start(url=house.network.url, token=session.token)
+        await tab.live()
+        house.network.go_away()
+        for number in (1, 2):
+            send = "([room, text]) => void tidings.send(room, text).catch(() => {})"
+            await tab.see(send, [room.id, f"{text} {number}"])
+        await tab.until("() => tidings.outgoing.length === 2")
+        await gus.revoke_session(session.session_id)
+        house.network.mend()
+        await tab.until("() => ends.join() === 'unauthorized'")
+        assert await tab.see("() => [tidings.rooms.length, tidings.outgoing.length]") == [0, 0]
+        assert await tab.see(databases) == 1
+
+    async with house.context() as context:
+        tab = await house.blank(context)
+        await write_and_lose_the_session(tab, "for nobody")
+        await tab.start(url=house.network.url, token=await house.token("hal"))
+        await tab.live()
+        await tab.until("async (count) => (await indexedDB.databases()).length === count", 1)
+        await write_and_lose_the_session(tab, "kept")
+        await tab.start(url=house.network.url, token=await house.token("gus"))
+        await assert_same(tab, gus)
+        await tab.until("(room) => tidings.room(room)?.head === 2", room.id)
+        await tab.live()
+        assert await tab.see(databases) == 1
+        log = (await hal.messages(room.id)).items
+        assert [entry.text for entry in log] == ["kept 1", "kept 2"]
 
 
 async def test_a_long_log_is_seen_through_a_window(house: House) -> None:

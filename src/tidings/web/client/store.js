@@ -13,6 +13,8 @@ export const ENTRIES_STORED_MAX = 300;
 /** Rooms that are kept; those touched least recently go, with their entries. */
 export const ROOMS_STORED_MAX = 500;
 const SCHEMA = 1;
+/** What was written so long ago and never sent is not sent any more: receipts don't last for ever. */
+const UNSENT_KEPT_MS = 7 * 24 * 3_600_000;
 /** A database that does not open by then is done without. */
 const OPEN_DEADLINE_MS = 3_000;
 const PREFIX = "tidings:";
@@ -29,12 +31,11 @@ export async function storeName(profile, url, token) {
   return `${PREFIX}${profile}:${url}:${hex.join("").slice(0, 32)}`;
 }
 
-/** Open a session's store, and remove those of other sessions of the profile at that service. */
+/** Open a session's store. */
 export async function openStore(name, onTaken) {
   if (name === null) return new MemoryStore();
   try {
     const database = await within(OPEN_DEADLINE_MS, open(name));
-    removeOthers(name);
     return new Store(name, database, onTaken);
   } catch {
     return new MemoryStore();
@@ -62,6 +63,12 @@ export class MemoryStore {
   async putOutgoing() {}
 
   async removeOutgoing() {}
+
+  async inherit() {
+    return [];
+  }
+
+  async retire() {}
 
   async wipe() {}
 
@@ -97,7 +104,7 @@ class Store {
   async outgoing() {
     const { outgoing } = this.#open(["outgoing"], "readonly");
     const records = await result(outgoing.getAll());
-    return records.sort((one, other) => one.number - other.number);
+    return records.sort(byNumber);
   }
 
   /**
@@ -174,6 +181,36 @@ class Store {
     await done(outgoing.transaction);
   }
 
+  /**
+   * Remove the stores of other sessions of the profile at that service. What the same user wrote
+   * there, and was not sent, goes on here and is returned.
+   */
+  async inherit(userId) {
+    const siblings = this.name.slice(0, this.name.lastIndexOf(":") + 1);
+    const records = [];
+    for (const { name } of await indexedDB.databases()) {
+      if (!name.startsWith(siblings) || name === this.name) continue;
+      for (const record of await unsentIn(name, userId)) {
+        await this.putOutgoing(record);
+        records.push(record);
+      }
+      indexedDB.deleteDatabase(name);
+    }
+    return records.sort(byNumber);
+  }
+
+  /** The session ended: only what its user wrote and was not sent stays, for `inherit`. */
+  async retire(userId) {
+    const unsent = (await this.outgoing()).filter(({ kind }) => kind === "send");
+    if (!userId || !unsent.length) return this.wipe();
+    const stores = this.#open(["meta", "rooms", "entries"], "readwrite");
+    stores.rooms.clear();
+    stores.entries.clear();
+    stores.meta.put({ me: { id: userId } }, "state");
+    await done(stores.rooms.transaction);
+    return this.close();
+  }
+
   async wipe() {
     this.close();
     await result(indexedDB.deleteDatabase(this.name));
@@ -204,18 +241,23 @@ function open(name) {
   return result(request);
 }
 
+const byNumber = (one, other) => one.number - other.number;
 const wholeLog = (roomId) => IDBKeyRange.bound([roomId, 0], [roomId, Infinity]);
 
-async function removeOthers(name) {
-  const siblings = name.slice(0, name.lastIndexOf(":") + 1);
+/** The messages in another session's database, if they are the user's and not too old. */
+async function unsentIn(name, userId) {
+  const database = await within(OPEN_DEADLINE_MS, open(name));
   try {
-    for (const other of await indexedDB.databases()) {
-      if (other.name.startsWith(siblings) && other.name !== name) {
-        indexedDB.deleteDatabase(other.name);
-      }
-    }
-  } catch {
-    // a browser that lists none: they are unreadable without their token's name all the same
+    const transaction = database.transaction(["meta", "outgoing"], "readonly");
+    const [state, records] = await Promise.all([
+      result(transaction.objectStore("meta").get("state")),
+      result(transaction.objectStore("outgoing").getAll()),
+    ]);
+    const since = Date.now() - UNSENT_KEPT_MS;
+    const isTheirs = state?.me?.id === userId;
+    return records.filter(({ kind, number }) => isTheirs && kind === "send" && number > since);
+  } finally {
+    database.close();
   }
 }
 

@@ -11,7 +11,7 @@ import { Device, inboxPage } from "./device.js";
 import { OUTBOX_MAX, readKey } from "./outbox.js";
 import { Problem } from "./problems.js";
 import { Savings } from "./savings.js";
-import { forgetSession } from "./signin.js";
+import { forgetSession, keptSession } from "./signin.js";
 import { State } from "./state.js";
 import { MemoryStore, openStore, storeName } from "./store.js";
 import { Alone, canAgree, Tabs } from "./tabs.js";
@@ -95,7 +95,7 @@ export class Tidings extends Actions {
 
   /** The rooms of the inbox that were loaded, newest activity first. */
   get rooms() {
-    const rooms = [...this.#state.rooms.values()].filter(({ row, left }) => row && !left);
+    const rooms = [...this.#state.rooms.values()].filter(({ isListed }) => isListed);
     return rooms.sort((one, other) => (one.row.updated_at < other.row.updated_at ? 1 : -1));
   }
 
@@ -245,8 +245,8 @@ export class Tidings extends Actions {
   async signOut() {
     const id = this.#state.session_id;
     const gone = id && this.call("DELETE", at`/v1/sessions/${id}`).catch(() => {});
-    this.#tabs.post({ type: "signed-out" });
-    await this.#end(new Problem({ code: "unauthorized", status: 401, title: "signed out" }));
+    const problem = new Problem({ code: "unauthorized", status: 401, title: "signed out" });
+    await this.#end(problem, { isForgotten: true });
     await gone;
   }
 
@@ -307,6 +307,19 @@ export class Tidings extends Actions {
     }
     this.#saveTimer ??= setTimeout(() => this.#save(), SAVE_AFTER_MS);
     if (frames.some(({ type }) => type === "queued")) this.#device?.pump();
+    if (frames.some(({ type }) => type === "me")) this.#inherit();
+  }
+
+  /** What the user wrote under an earlier session is sent now; nobody else's is kept. */
+  async #inherit() {
+    const { me } = this.#state;
+    const { profile, url } = this.#options;
+    if (keptSession(profile, url)?.token !== this.calls.token) return; // somebody signed in later
+    try {
+      this.#queue(await this.#store.inherit(me.id));
+    } catch {
+      // a browser that does not list its databases: each is unreadable without its token's name
+    }
   }
 
   /** Any tab: have frames applied by all. */
@@ -363,8 +376,8 @@ export class Tidings extends Actions {
       case "nudge":
         this.#device?.nudge();
         break;
-      case "signed-out":
-        this.#end(new Problem({ code: "unauthorized", status: 401, title: "signed out" }));
+      case "ended":
+        this.#end(new Problem(message.problem), { isForgotten: message.is_forgotten });
         break;
     }
   }
@@ -424,16 +437,22 @@ export class Tidings extends Actions {
     else this.#tabs.post({ type: "nudge" });
   }
 
-  async #end(failure) {
+  /**
+   * It is over. Where the session is, nothing of it stays in the browser but what was written and
+   * not sent, which waits for the same user to sign in again, unless they signed out themselves.
+   */
+  async #end(failure, { isForgotten = false } = {}) {
     if (this.failure) return;
     this.failure = failure;
     this.#follow();
-    this.#tabs.post({ type: "signed-out" });
+    const { code, status, message: title } = failure;
+    this.#tabs.post({ type: "ended", problem: { code, status, title }, is_forgotten: isForgotten });
     this.#closing.abort();
     for (const { reject } of this.#waiting.values()) reject(failure);
     this.#waiting.clear();
     if (failure.status === 401 || failure.status === 403) {
       forgetSession(this.#options.profile, this.#options.url);
+      const userId = this.#state.me?.id;
       this.#state.apply({ type: "fresh" });
       this.#state.outgoing.clear();
       for (const view of [...this.#views]) view.close();
@@ -441,7 +460,7 @@ export class Tidings extends Actions {
       const store = this.#store;
       this.#store = new MemoryStore();
       await this.#saving;
-      await store.wipe().catch(() => {});
+      await (isForgotten ? store.wipe() : store.retire(userId)).catch(() => {});
     }
     this.#tabs.close();
     this.#tell("connection");
