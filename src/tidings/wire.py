@@ -168,6 +168,14 @@ class Room(Struct, frozen=True):
     tags: list[str] = []
 
 
+class ListedRoom(Room, frozen=True, kw_only=True):
+    """A room in a list, with its last activity, to the minute where no message is known."""
+
+    updated_at: Timestamp
+    preview: str | None = None
+    """The beginning of a conversation's last message."""
+
+
 class Member(Struct, frozen=True):
     """Who is in a room, and since when: `joined_seq` is the head at the moment of joining."""
 
@@ -215,7 +223,7 @@ class UserList(Struct, frozen=True):
 class RoomList(Struct, frozen=True):
     """A page of rooms."""
 
-    items: list[Room]
+    items: list[ListedRoom]
     next: str | None
 
 

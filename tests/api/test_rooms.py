@@ -198,6 +198,22 @@ async def test_support_rooms_are_found_by_status_and_assignee(company: Company) 
         assert set(ids) == found, query
 
 
+async def test_lists_say_what_was_said_last_also_to_managers_who_are_no_members(
+    company: Company,
+) -> None:
+    quiet, waiting = [await company.room(company.cleo, kind="support") for _ in range(2)]
+    await company.post(waiting, company.cleo, "one", "Is it lost?")
+    found = (await company.site.call("GET", "/v1/rooms?kind=support", company.max)).json["items"]
+    rooms = {room["id"]: room for room in found}
+    log = await company.site.call("GET", f"/v1/rooms/{waiting}/messages", company.max)
+    assert rooms[waiting]["preview"] == "Is it lost?"
+    assert rooms[waiting]["updated_at"] == log.json["items"][-1]["created_at"]
+    assert (rooms[quiet]["preview"], rooms[quiet]["updated_at"]) == (
+        None,
+        rooms[quiet]["created_at"],
+    )
+
+
 async def test_what_may_not_be_seen_looks_like_what_is_not_there(company: Company) -> None:
     hidden = await company.room(company.mia, kind="group", member_ids=["ada"])
     foreign = await company.room(company.carl, kind="support")

@@ -11,11 +11,21 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
+from msgspec.structs import asdict
+
 from tidings import wire
-from tidings.chat.rows import RoomRow, room_from_item
+from tidings.chat.rows import (
+    MINUTE_MS,
+    Participation,
+    RoomRow,
+    participation_from_item,
+    room_from_item,
+    room_to_wire,
+)
+from tidings.clock import rfc3339
 from tidings.cursors import Cursors
 from tidings.storage.interface import Item, Position, Store
-from tidings.storage.tables import LISTING_SHARDS, ROOMS
+from tidings.storage.tables import INBOXES, LISTING_SHARDS, ROOMS, user_key
 
 SCANNED_MAX = 2_000
 """Rooms looked through for one page of a filtered list; a page may be short or empty."""
@@ -166,3 +176,25 @@ async def _rooms(store: Store, found: Sequence[Item], matches: Matches) -> list[
         for item, listed in zip(items, found, strict=True)
         if item is not None and item.get("listing") == listed["listing"] and matches(item)
     ]
+
+
+async def listed(store: Store, workspace: str, rooms: Sequence[RoomRow]) -> list[wire.ListedRoom]:
+    """The rooms with what was said last in each conversation, as its customer's own row has it."""
+    keys = [
+        (user_key(workspace, room.customer_id), room.room_id)
+        for room in rooms
+        if room.customer_id is not None
+    ]
+    items = await store.get_many(INBOXES, keys, consistent=False) if keys else ()
+    rows = [participation_from_item(item) for item in items if item is not None]
+    by_room = {row.room_id: row for row in rows}
+    return [_listed(room, by_room.get(room.room_id)) for room in rooms]
+
+
+def _listed(room: RoomRow, row: Participation | None) -> wire.ListedRoom:
+    at = room.created_at if room.listed_at is None else room.listed_at * MINUTE_MS
+    return wire.ListedRoom(
+        **asdict(room_to_wire(room)),
+        updated_at=rfc3339(at if row is None else row.active_at),
+        preview=None if row is None else row.preview,
+    )

@@ -23,6 +23,7 @@ from tidings.chat import commands, marks
 from tidings.chat.attachments import LEFT_BLOBS, left_subject, plan_attached, plan_holding
 from tidings.chat.commands import FOUNDERS_INLINE_MAX, Command, Posted, ReadMark
 from tidings.chat.rows import (
+    MINUTE_MS,
     WAKING,
     BadgeRow,
     Participation,
@@ -56,7 +57,6 @@ from tidings.storage.tables import (
 
 COUNT_ENTRIES_MAX = 1_000
 """Entries that one step of a read, or of a fold, goes through."""
-MINUTE_MS = 60_000
 
 
 class Torn(Exception):

@@ -13,7 +13,7 @@ from tidings.chat import access
 from tidings.chat.commands import FOUNDERS_INLINE_MAX, Change, Create, Hide, Join, Leave, Mute
 from tidings.chat.commits import Commits
 from tidings.chat.inboxes import Inboxes
-from tidings.chat.listings import list_rooms, public_listings, support_listings
+from tidings.chat.listings import list_rooms, listed, public_listings, support_listings
 from tidings.chat.rows import (
     Participation,
     RoomRow,
@@ -212,7 +212,7 @@ class Rooms:
             limit=limit,
             cursor=cursor,
         )
-        return wire.RoomList([room_to_wire(room) for room in found], next_cursor)
+        return wire.RoomList(await listed(self._store, caller.workspace, found), next_cursor)
 
     async def queue(self, caller: Caller) -> wire.Queue:
         """How many support rooms wait unassigned, by status. Raises Forbidden."""

@@ -18,6 +18,7 @@ WAKING = "waking"
 """What the schedule calls the end of a snooze; its subject is the room's key."""
 INLINE_MEMBERS_MAX = 24
 """Members of a room that one transaction can carry along with the log."""
+MINUTE_MS = 60_000
 
 
 class RoomRow(msgspec.Struct):
