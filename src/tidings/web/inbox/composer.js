@@ -10,10 +10,11 @@ export const TEXT_CHARACTERS_MAX = 8_000;
 const HEIGHT_PX_MAX = 220;
 const DRAFTS = "tidings:inbox:draft:";
 
-/** Drafts of all rooms go when the user signs out. */
-export function forgetDrafts() {
+/** Drafts of all rooms go when the user signs out, those of others when a user signs in. */
+export function forgetDrafts({ exceptOf = null } = {}) {
+  const isOther = (key) => key.startsWith(DRAFTS) && !(exceptOf && key.startsWith(`${DRAFTS}${exceptOf}:`));
   try {
-    for (const key of Object.keys(localStorage)) if (key.startsWith(DRAFTS)) keep(key, null);
+    for (const key of Object.keys(localStorage).filter(isOther)) keep(key, null);
   } catch {
     // blocked: there are none
   }

@@ -10,7 +10,7 @@ import { Log } from "./log.js";
 import { t } from "./texts.js";
 
 /** How often a room is looked at that nobody tells of live, since the user is no member. */
-const LOOK_EVERY_MS = 4_000;
+const LOOK_EVERY_MS = 5_000;
 
 export class Conversation {
   #timer = null;

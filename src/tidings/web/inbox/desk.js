@@ -11,7 +11,11 @@ const PAGE = 50;
 const PEOPLE_AT_ONCE_MAX = 4;
 const NOTES_LOOKED_AT_MAX = 60;
 const TEAM_MAX = 500;
-const RELOAD_AFTER_MS = 800;
+/** After something was told that may change a list; a little apart, since every desk hears of it. */
+const RELOAD_AFTER_MS = 200;
+const RELOAD_EVERY_MS = 1_000;
+/** A list may change without a word: conversations of others come and go. */
+const RELOAD_LATEST_MS = 30_000;
 
 const isSupport = (status) => (room) => room.kind === "support" && room.status === status;
 
@@ -42,6 +46,8 @@ export class Desk {
   #listeners = new Set();
   #isPending = false;
   #reloadTimer = null;
+  #reloadedAt = -Infinity;
+  #ending = new AbortController();
   #team = null;
   folder = "queue";
 
@@ -54,8 +60,11 @@ export class Desk {
     }
     const soon = () => this.#reloadSoon();
     let wasLive = false;
+    const { signal } = this.#ending;
     tidings.on("queue", soon);
-    tidings.on("rooms", soon);
+    document.addEventListener("visibilitychange", soon, { signal });
+    const timer = setInterval(soon, RELOAD_LATEST_MS);
+    signal.addEventListener("abort", () => clearInterval(timer));
     tidings.on("entry", (entry) => this.#take(entry));
     tidings.on("connection", () => {
       const isLive = tidings.connection.status === "live";
@@ -63,6 +72,11 @@ export class Desk {
       wasLive = isLive;
     });
     for (const topic of ["rooms", "queue", "presence", "badge"]) tidings.on(topic, () => this.tell());
+  }
+
+  close() {
+    this.#ending.abort();
+    clearTimeout(this.#reloadTimer);
   }
 
   /** Call the listener after changes, once per burst; returns what ends that. */
@@ -99,9 +113,10 @@ export class Desk {
       status: (fetched ?? row).status,
       assignee_id: (fetched ?? row).assignee_id,
       head: local?.head ?? fetched.head,
-      updated_at: row?.updated_at ?? fetched.created_at,
-      preview: row?.preview ?? null,
+      updated_at: row?.updated_at ?? fetched.updated_at ?? fetched.created_at,
+      preview: (row ?? fetched).preview ?? null,
       isMember: Boolean(row),
+      isHidden: Boolean(row) && !local.isListed,
       unread, mentions, read_seq, muted, users, customer_id,
     };
   }
@@ -123,27 +138,28 @@ export class Desk {
   }
 
   async look(roomId) {
-    const room = await this.tidings.details(roomId);
-    this.#fetched.set(roomId, room);
-    this.tell();
+    this.#know(await this.tidings.details(roomId));
     return this.room(roomId);
+  }
+
+  /** What was fetched of a room; what a list says of its last message stays. */
+  #know(room) {
+    this.#fetched.set(room.id, { ...this.#fetched.get(room.id), ...room });
+    this.tell();
   }
 
   /** What was changed about a room is told by an entry of its log. */
   #take({ type, room_id, data }) {
     if (type !== "status") return;
-    const fetched = this.#fetched.get(room_id);
-    if (!fetched) {
+    if (!this.#fetched.has(room_id)) {
       this.look(room_id).catch(() => {}); // the list is read anew, too
       return;
     }
-    this.#fetched.set(room_id, { ...fetched, ...data });
-    this.tell();
+    this.#know({ ...data, id: room_id });
   }
 
   async change(roomId, changes) {
-    this.#fetched.set(roomId, await this.tidings.changeRoom(roomId, changes));
-    this.tell();
+    this.#know(await this.tidings.changeRoom(roomId, changes));
     this.#reloadSoon();
   }
 
@@ -173,7 +189,7 @@ export class Desk {
       title: t("notes.for", { name: this.nameOf(room) }).slice(0, 200),
       member_ids: team.map(({ id }) => id),
     });
-    this.#fetched.set(made.id, made);
+    this.#know(made);
     return made.id;
   }
 
@@ -189,7 +205,7 @@ export class Desk {
     const rooms = [...ids].map((id) => this.room(id)).filter(Boolean);
     const { has } = FOLDERS[folder];
     return rooms
-      .filter((room) => has(room, this.me.id) && (room.isMember || this.#isListed(room.id)))
+      .filter((room) => has(room, this.me.id) && this.#isListed(room))
       .sort((one, other) => (one.updated_at < other.updated_at ? 1 : -1));
   }
 
@@ -210,18 +226,16 @@ export class Desk {
       if (isMore) await this.tidings.loadMoreRooms();
       return this.tell();
     }
-    if (list.isLoading) return;
+    if (list.isLoading) return isMore ? undefined : this.#reloadSoon();
     list.isLoading = true;
     this.tell();
     try {
       const cursor = isMore ? list.next : null;
       const page = await this.tidings.call("GET", "/v1/rooms", { query: { ...query, limit: PAGE, cursor } });
-      if (!isMore) list.ids.clear();
-      for (const room of page.items) {
-        list.ids.add(room.id);
-        this.#fetched.set(room.id, room);
-      }
-      list.next = page.next;
+      const kept = isMore ? [...list.ids] : this.#after(page, list);
+      for (const room of page.items) this.#know(room);
+      list.ids = new Set([...kept, ...page.items.map(({ id }) => id)]);
+      if (isMore || !kept.length) list.next = page.next;
       list.failure = null;
     } catch (error) {
       if (!(error instanceof Error)) throw error;
@@ -233,15 +247,25 @@ export class Desk {
     }
   }
 
-  #isListed(roomId) {
-    return [...this.#lists.values()].some(({ ids }) => ids.has(roomId));
+  /** What was shown below the first page stays while that is read anew. */
+  #after({ items, next }, { ids }) {
+    const oldest = items.at(-1)?.updated_at ?? "";
+    return next ? [...ids].filter((id) => this.#fetched.get(id).updated_at < oldest) : [];
+  }
+
+  #isListed({ id, kind, isMember, isHidden }) {
+    if (isMember) return kind === "support" || !isHidden;
+    return [...this.#lists.values()].some(({ ids }) => ids.has(id));
   }
 
   #reloadSoon() {
+    if (document.hidden) return;
+    const waitMs = Math.max(RELOAD_AFTER_MS * (0.5 + Math.random()), this.#reloadedAt + RELOAD_EVERY_MS - performance.now());
     this.#reloadTimer ??= setTimeout(() => {
       this.#reloadTimer = null;
+      this.#reloadedAt = performance.now();
       this.load(this.folder);
-    }, RELOAD_AFTER_MS);
+    }, waitMs);
   }
 
   // People

@@ -1,6 +1,7 @@
 /** The team's inbox: who it is, then the desk. */
 
 import { connect, isSignedIn, Problem, Unreachable } from "../client/client.js";
+import { forgetDrafts } from "./composer.js";
 import { Desk } from "./desk.js";
 import { el, kept } from "./dom.js";
 import { Shell } from "./shell.js";
@@ -38,6 +39,7 @@ async function start(token) {
       await tidings.signOut();
       return;
     }
+    forgetDrafts({ exceptOf: me.id });
     shell = new Shell(new Desk(tidings, me));
     document.body.replaceChildren(shell.element);
     shell.start();

@@ -96,6 +96,7 @@ export class Palette {
             command("notes", "notes", () => acts.notes()),
           ]
         : []),
+      ...(room?.isMember ? this.#own(room, command) : []),
       ...[...rooms, ...others].filter(Boolean).map((each) => ({
         name: desk.nameOf(each),
         more: each.kind === "group" ? "" : (each.title ?? ""),
@@ -122,6 +123,17 @@ export class Palette {
         return desk.tidings.signOut();
       }),
     ];
+  }
+
+  /** What one may do with one's own row of a room. */
+  #own({ id, kind, muted, isHidden }, command) {
+    const { shell } = this;
+    const { tidings } = shell.desk;
+    const attempt = (work) => () => shell.attempt(work);
+    return [
+      command(muted ? "palette.unmute" : "palette.mute", "bell", attempt(() => tidings.mute(id, !muted))),
+      kind !== "support" && !isHidden && command("palette.hide", "close", attempt(() => tidings.hide(id, true))),
+    ].filter(Boolean);
   }
 
   #write(person) {

@@ -61,6 +61,7 @@ export class Shell {
     this.#ending.abort();
     this.conversation?.close();
     this.notices.stop();
+    this.desk.close();
   }
 
   /** Go to a list, and to a room in it. */
