@@ -270,6 +270,7 @@ async def _in_a_room(
     await price("PUT", "/hide", {"hidden": False}, last)
     yield f"PATCH {ROOM}", "another title", await price("PATCH", "", {"title": "Letters"})
     yield f"POST {ROOM}/typing", "", await price("POST", "/typing", by=last)
+    yield f"GET {ROOM}/readers", "", await price("GET", "/readers", by=last)
     joining = {"user_id": "joiner"}
     yield f"POST {ROOM}/members", "one joins", await price("POST", "/members", joining)
     leaving = "/members/joiner"

@@ -75,6 +75,7 @@ PATCH  ~                    assign  public  rooms     403  403  400 | 400 400 | 
 PATCH  ~                    status  closed  rooms     403  403  400 | .   .   | 400 | 404 404
 PATCH  ~                    status  public  rooms     403  403  400 | 400 400 | 400 | 404 404
 GET    ~/members            -       all     rooms     200  200  200 | 200 200 | 200 | 404 404
+GET    ~/readers            -       all     rooms     200  200  200 | 200 200 | 200 | 404 404
 POST   ~/members            other   wide    rooms     403  403  201 | 201 201 | 201 | 404 404
 POST   ~/members            other   direct  rooms     403  .    409 | .   .   | 409 | 404 404
 POST   ~/members            self    wide    rooms     403  403  201 | 201 201 | .   | 404 .

@@ -207,6 +207,7 @@ async def open_app(
             hub.signal,
             cluster=cluster,
             signal_role=hub.signal_role,
+            signal_apart=hub.signal_apart,
             ensure_stored=people.credentials.ensure_stored,
             attachable=attachable,
         )

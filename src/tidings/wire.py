@@ -185,6 +185,13 @@ class Member(Struct, frozen=True):
     joined_seq: Count
 
 
+class Reader(Struct, frozen=True):
+    """How far another member has read; `user_id` is null for all others together."""
+
+    user_id: str | None
+    read_seq: Count
+
+
 class InboxItem(Struct, frozen=True, omit_defaults=False):
     """One row of an inbox."""
 
@@ -232,6 +239,13 @@ class MemberList(Struct, frozen=True):
 
     items: list[Member]
     next: str | None
+
+
+class ReaderList(Struct, frozen=True):
+    """The other members of a small room, by how far they have read."""
+
+    items: list[Reader]
+    next: str | None = None
 
 
 class InboxList(Struct, frozen=True):

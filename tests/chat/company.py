@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -42,6 +43,8 @@ class Company:
         self.clock = clock
         self.published: list[UserUpdate] = []
         self.signals: list[tuple[set[str], dict[str, object]]] = []
+        self.apart: asyncio.Queue[tuple[set[str], dict[str, object], dict[str, object]]]
+        self.apart = asyncio.Queue()
         self._count = 0
         ids, cursors = IdMaker(clock), Cursors(b"a secret of the test")
         self.people = People(store, clock, ids, cursors, policy=None)
@@ -54,6 +57,7 @@ class Company:
             self._publish,
             self._signal,
             signal_role=self._signal,
+            signal_apart=self._signal_apart,
             ensure_stored=self.people.credentials.ensure_stored,
         )
         self.rooms = self.chat.rooms
@@ -65,6 +69,15 @@ class Company:
 
     def _signal(self, workspace: str, to: Collection[str], frame: dict[str, object]) -> None:
         self.signals.append((set(to), frame))
+
+    def _signal_apart(
+        self,
+        workspace: str,
+        to: Collection[str],
+        frame: dict[str, object],
+        customers_frame: dict[str, object],
+    ) -> None:
+        self.apart.put_nowait((set(to), frame, customers_frame))
 
     async def add_users(self, roles: dict[str, wire.Role]) -> None:
         for user_id, role in roles.items():

@@ -118,9 +118,9 @@ async def clustered(
         yield cluster
 
 
-async def devices(cluster: Cluster, user_id: str) -> list[Device]:
+async def devices(cluster: Cluster, user_id: str, role: wire.Role = "customer") -> list[Device]:
     """A session of the user at each node."""
-    made = await cluster.nodes[0].device(user_id)
+    made = await cluster.nodes[0].device(user_id, role)
     return [Device(node, user_id, made.token, made.caller) for node in cluster.nodes]
 
 
@@ -247,6 +247,7 @@ async def test_devices_at_another_node_are_told_by_the_bus(store: Store, tmp_pat
             cluster.teller = 0
             _, at_b = await devices(cluster, "bob")
             socket = await at_b.ready()
+            at_mia = await (await devices(cluster, "mia", "manager"))[1].ready()
             async with stream(cluster.nodes[1], at_b) as events:
                 await events.next()
                 await cluster.ledger.open_room("r1", "ann", "bob")
@@ -271,6 +272,12 @@ async def test_devices_at_another_node_are_told_by_the_bus(store: Store, tmp_pat
             hub = cluster.nodes[0].hub
             hub.signal_role(WORKSPACE, ["customer"], {"type": "queue", "open": 3})
             assert (await socket.next("queue"))["open"] == 3
+            mark = {"type": "reader", "room_id": "r1", "read_seq": 1}
+            hub.signal_apart(
+                WORKSPACE, ["bob", "mia"], mark | {"user_id": "ann"}, mark | {"user_id": None}
+            )
+            assert (await socket.next("reader"))["user_id"] is None
+            assert (await at_mia.next("reader"))["user_id"] == "ann"
             hub.on_revoked(WORKSPACE, "bob", at_b.caller.session_id)
             assert await socket.closed() == CloseCode.UNAUTHORIZED
 

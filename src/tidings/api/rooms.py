@@ -94,6 +94,15 @@ async def list_members(call: Call[RoomPath, PageQuery, Nothing]) -> wire.MemberL
     )
 
 
+@SECTION.endpoint("GET", "/v1/rooms/{room_id}/readers", scope="rooms")
+async def list_readers(call: Call[RoomPath, Nothing, Nothing]) -> wire.ReaderList:
+    """See how far the others have read.
+
+    In rooms of at most 24 members; empty in larger ones. To customers the others are one reader,
+    whose `user_id` is null. Later moves of a mark come as `reader` updates to those connected."""
+    return await call.features.chat.readers.list(call.caller, call.path.room_id)
+
+
 @SECTION.endpoint("POST", "/v1/rooms/{room_id}/members", scope="rooms", status=201)
 async def add_members(call: Call[RoomPath, Nothing, wire.AddMember]) -> wire.MemberList:
     """Add members to a room, or join a public one oneself.

@@ -81,6 +81,14 @@ def require_member(caller: Caller, own: Participation | None) -> str:
     return user_id
 
 
+def knows_readers(caller: Caller) -> bool:
+    """Whether the caller is told who of a room's others has read how far.
+
+    Customers are told how far the others have read together, and no more.
+    """
+    return caller.role != "customer"
+
+
 # Posting.
 
 

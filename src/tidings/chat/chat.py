@@ -9,8 +9,9 @@ from tidings.chat.commits import Commits
 from tidings.chat.erasures import Erasures
 from tidings.chat.inboxes import Inboxes
 from tidings.chat.messages import Messages
+from tidings.chat.readers import Readers
 from tidings.chat.rooms import Rooms, all_are_stored
-from tidings.chat.updates import Publish, Signal
+from tidings.chat.updates import Publish, Signal, SignalApart
 from tidings.chat.waiting import SignalRole, Waiting
 from tidings.clock import Clock
 from tidings.cluster.cluster import Cluster
@@ -25,7 +26,8 @@ class Chat:
     """Makes and holds everything of rooms. What the other parts do comes as callables.
 
     `publish(workspace, updates)` tells what a commit changed, `signal(workspace, users, frame)`
-    sends what is not stored, `signal_role(workspace, roles, frame)` the same to users by role;
+    sends what is not stored, `signal_role(workspace, roles, frame)` the same to users by role, and
+    `signal_apart(workspace, users, frame, customers_frame)` something less to customers;
     `ensure_stored(caller)` stores an anonymous customer who opens a room (async), `attachable`
     looks up the blobs that a message links to. `cluster` is this node among others, started and
     stopped by whoever made it; where it is left out, one of its own that the others don't see.
@@ -43,6 +45,7 @@ class Chat:
         *,
         cluster: Cluster | None = None,
         signal_role: SignalRole | None = None,
+        signal_apart: SignalApart | None = None,
         ensure_stored: Callable[[Caller], Awaitable[None]] = all_are_stored,
         attachable: Attachable = no_blobs,
     ) -> None:
@@ -51,7 +54,10 @@ class Chat:
         self.inboxes = Inboxes(store, cursors, users)
         self.waiting = Waiting(store, clock, ids, self.commits, cluster.schedule, signal_role)
         self.commits.on_room_changed = self.waiting.on_room_changed
-        self.messages = Messages(store, clock, ids, users, self.commits, attachable)
+        self.readers = Readers(store, self.commits, signal_apart)
+        self.messages = Messages(
+            store, clock, ids, users, self.commits, attachable, self.readers.on_read
+        )
         self.erasures = Erasures(store, clock, users, self.commits, cluster.leases)
         self.rooms = Rooms(
             store,
@@ -73,6 +79,7 @@ class Chat:
 
     async def stop(self) -> None:
         """Take nothing new and finish what waits. Also where nothing was started."""
+        self.readers.stop()
         await self.erasures.stop()
         await self.waiting.stop()
         await self.commits.stop()

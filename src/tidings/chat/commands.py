@@ -208,6 +208,7 @@ class ReadMark(msgspec.Struct, frozen=True):
     total_mentions: int
     version: int
     is_complete: bool = True
+    is_moved: bool = False
 
 
 def named_users(command: Command) -> tuple[str, ...]:

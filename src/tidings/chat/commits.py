@@ -246,6 +246,11 @@ class Commits:
             self._users.row(user_key(workspace, user_id), room_id, known.row.epoch) is not None
         )
 
+    def members_remembered(self, workspace: str, room_id: str) -> frozenset[str] | None:
+        """All members of an inline room that is remembered, as they were; None for any other."""
+        known = self._rooms.get(room_key(workspace, room_id))
+        return None if known is None else known.members
+
     def newest(self, room: RoomRow) -> RoomRow:
         """The room as it was read, or as this node has left it if that was later."""
         known = self._rooms.get(room.key)

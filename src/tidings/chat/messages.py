@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from hashlib import blake2b
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -40,6 +40,9 @@ _HASH_BYTES = 16
 _NOT_EMOJI = frozenset({"Cc", "Cs", "Zl", "Zp", "Zs"})
 """Unicode categories that no emoji is made of: control characters, surrogates, spaces."""
 
+OnRead: TypeAlias = Callable[[str, str, str, int], None]
+"""(workspace, room id, user id, read_seq)."""
+
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -70,7 +73,10 @@ class Messages:
         users: Users,
         commits: Commits,
         attachable: Attachable = no_blobs,
+        on_read: OnRead | None = None,
     ) -> None:
+        """`on_read` hears of each read mark that moved, once that is durable."""
+        self._on_read = on_read or _nobody_hears
         self._attachable = attachable
         self._store = store
         self._clock = clock
@@ -250,6 +256,8 @@ class Messages:
         command = Read(access.require_member(caller, own), seq)
         for _ in range(READ_STEPS_MAX):
             mark: ReadMark = await self._commits.submit(caller.workspace, room_id, command)
+            if mark.is_moved:
+                self._on_read(caller.workspace, room_id, command.user_id, mark.read_seq)
             if mark.is_complete:
                 break
         return wire.ReadReply(
@@ -306,6 +314,10 @@ class Messages:
             raise Forbidden("An API key has no user who could do this.")
         _require_visible(room, own, seq)
         return access.require_member(caller, own)
+
+
+def _nobody_hears(workspace: str, room_id: str, user_id: str, read_seq: int) -> None:
+    """Marks are told to nobody."""
 
 
 async def _read(store: Store, room: RoomRow, low: int, high: int) -> list[Item]:

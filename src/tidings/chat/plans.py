@@ -508,7 +508,7 @@ class _RoomPlan:
         self.require_member(c.user_id)
         row = self.peek(c.user_id)
         assert row is not None
-        reached = row.read_seq
+        seen_seq = reached = row.read_seq
         if c.seq > row.read_seq:
             row = self.catch_up(c.user_id)
             reached = min(c.seq, row.counted_seq)
@@ -526,6 +526,7 @@ class _RoomPlan:
             total_mentions=0,
             version=0,
             is_complete=c.seq <= row.read_seq,
+            is_moved=row.read_seq > seen_seq,
         )
 
     def _count_read(self, user_id: str, row: Participation, seq: int) -> int:

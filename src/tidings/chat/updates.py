@@ -80,6 +80,9 @@ Nudge: TypeAlias = Callable[[str, Sequence[str]], None]
 Signal: TypeAlias = Callable[[str, Sequence[str], dict[str, object]], None]
 """Sends a frame that is not stored to the connections of users: (workspace, user ids, frame)."""
 
+SignalApart: TypeAlias = Callable[[str, Sequence[str], dict[str, object], dict[str, object]], None]
+"""Like Signal, with one frame for whom `chat.access.knows_readers` and another for the others."""
+
 
 class _Letter(msgspec.Struct, array_like=True, frozen=True):
     """Updates on their way to another node: entries once, and their places in the updates."""

@@ -14,6 +14,7 @@ import msgspec
 import structlog
 
 from tidings import wire
+from tidings.chat.access import knows_readers
 from tidings.chat.updates import UserUpdate, decode_updates, encode_updates
 from tidings.cursors import Cursors
 from tidings.delivery import frames
@@ -55,13 +56,14 @@ Authenticate: TypeAlias = Callable[[str], Awaitable[Caller]]
 POLL_FRESH_S = 0.5
 """A poll that began so lately is not taken for older than one that another node tells of."""
 
-UPDATES, SIGNAL, ROLES = "updates", "signal", "roles"
+UPDATES, SIGNAL, APART, ROLES = "updates", "signal", "apart", "roles"
 REVOKED, NUDGE, POLLED = "revoked", "nudge", "polled"
 """Topics of the bus."""
 
 _log = structlog.get_logger(__name__)
 _pack = msgspec.msgpack.Encoder().encode
 _unpack_signal = msgspec.msgpack.Decoder(tuple[str, list[str], str, bytes]).decode
+_unpack_apart = msgspec.msgpack.Decoder(tuple[str, list[str], str, bytes, bytes]).decode
 _unpack_session = msgspec.msgpack.Decoder(tuple[str, str, str | None]).decode
 _unpack_nudge = msgspec.msgpack.Decoder(tuple[str, list[str]]).decode
 
@@ -101,6 +103,7 @@ class Hub:
         self.is_draining = False
         self._bus.on(UPDATES, self._take_updates)
         self._bus.on(SIGNAL, self._take_signal)
+        self._bus.on(APART, self._take_apart)
         self._bus.on(ROLES, self._take_roles)
         self._bus.on(REVOKED, self._take_revoked)
         self._bus.on(NUDGE, self._take_nudge)
@@ -374,13 +377,37 @@ class Hub:
     def _take_signal(self, body: bytes) -> None:
         self._put(*_unpack_signal(body))
 
-    def _put(self, workspace: str, user_ids: Sequence[str], name: str, encoded: bytes) -> None:
+    def _put(
+        self,
+        workspace: str,
+        user_ids: Sequence[str],
+        name: str,
+        whole: bytes,
+        less: bytes | None = None,
+    ) -> None:
+        less = whole if less is None else less
         audiences = self._audiences.get(workspace, {})
         for user_id in user_ids:
             audience = audiences.get(user_id)
             if audience is not None:
                 for connection in tuple(audience.connections):
-                    connection.put(name, encoded)
+                    connection.put(name, whole if knows_readers(connection.caller) else less)
+
+    def signal_apart(
+        self,
+        workspace: str,
+        user_ids: Sequence[str],
+        frame: dict[str, object],
+        customers_frame: dict[str, object],
+    ) -> None:
+        """The same, with less for customers (`chat.updates.SignalApart`)."""
+        name, whole, less = str(frame["type"]), frames.encode(frame), frames.encode(customers_frame)
+        self._put(workspace, user_ids, name, whole, less)
+        if self._bus.is_connected:
+            self._bus.send(APART, _pack((workspace, user_ids, name, whole, less)))
+
+    def _take_apart(self, body: bytes) -> None:
+        self._put(*_unpack_apart(body))
 
     def signal_role(self, workspace: str, roles: Collection[str], frame: dict[str, object]) -> None:
         """Send a frame that is not stored to every device of a workspace's users of the roles."""
