@@ -12,7 +12,7 @@ import pytest
 from tests.client.proxy import CuttingProxy
 from tests.client.service import served, session
 from tidings import wire
-from tidings.client import Client, Device, NotFound, Unauthorized, Way
+from tidings.client import Client, Device, NotFound, ReaderUpdate, Unauthorized, Way
 
 WAYS: tuple[Way, ...] = ("websocket", "events", "poll")
 
@@ -52,10 +52,16 @@ async def test_a_message_is_sent_arrives_is_counted_and_read(tmp_path: Path, way
             assert (entry.seq, entry.sender_id, entry.client_id) == (1, "ada", "c1")
             assert await asyncio.wait_for(anext(entries), 10) == entry
             await receiver.until(lambda state: state.total.unread == 1)
+            updates = sender.updates()
             reply = await receiver.read(room.id, 1)
             assert (reply.unread, reply.total.unread) == (0, 0)
             await receiver.until(lambda state: state.total.unread == 0)
             assert receiver.rooms[room.id].read_seq == 1
+            assert (await ada.readers(room.id)).items == [wire.Reader("bo", 1)]
+            if way != "poll":  # hints are for those who are connected
+                async with asyncio.timeout(10):
+                    while (update := await anext(updates)) != ReaderUpdate(room.id, "bo", 1):
+                        assert not isinstance(update, ReaderUpdate)
             with pytest.raises(NotFound):
                 await sender.send("room_of_nobody", "hello?")
 

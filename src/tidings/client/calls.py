@@ -391,6 +391,10 @@ class Client:
             "PUT", f"/v1/rooms/{room_id}/read", wire.ReadReply, wire.MarkRead(seq)
         )
 
+    async def readers(self, room_id: str) -> wire.ReaderList:
+        """How far the others in a small room have read; to customers they are one reader."""
+        return await self._call("GET", f"/v1/rooms/{room_id}/readers", wire.ReaderList)
+
     async def typing(self, room_id: str) -> None:
         """Tell those who are looking that the caller types. Never retried."""
         await self._call("POST", f"/v1/rooms/{room_id}/typing", None, is_repeatable=False)

@@ -116,6 +116,15 @@ class TypingUpdate(Frame, tag="typing", frozen=True):
     user_id: str
 
 
+class ReaderUpdate(Frame, tag="reader", frozen=True):
+    """Another member of a small room has read so far; `user_id` is None to customers, for whom
+    the others are one. A hint: what was missed of it is in `Client.readers`."""
+
+    room_id: str
+    user_id: str | None
+    read_seq: int
+
+
 class PresenceUpdate(Frame, tag="presence", frozen=True):
     """Somebody came or went."""
 
@@ -170,6 +179,7 @@ Received: TypeAlias = (
     | RoomUpdate
     | QueueUpdate
     | TypingUpdate
+    | ReaderUpdate
     | PresenceUpdate
     | Synced
     | Closing
@@ -182,6 +192,7 @@ Update: TypeAlias = (
     | RoomUpdate
     | QueueUpdate
     | TypingUpdate
+    | ReaderUpdate
     | PresenceUpdate
 )
 """What a device tells its owner."""

@@ -15,11 +15,15 @@ from tidings import wire
 from tidings.client.frames import (
     BadgeUpdate,
     EntryUpdate,
+    PresenceUpdate,
+    QueueUpdate,
+    ReaderUpdate,
     ReadUpdate,
     Received,
     RoomUpdate,
     Row,
     Synced,
+    TypingUpdate,
     Update,
 )
 
@@ -247,6 +251,8 @@ class State:
                 if self._begins_in_gap(frame.room.room_id, frame.version):
                     return []
                 self.take_item(frame.room, frame.version)
+                return [frame]
+            case QueueUpdate() | TypingUpdate() | ReaderUpdate() | PresenceUpdate():
                 return [frame]
             case _:
                 return []
