@@ -73,6 +73,9 @@ async def test_a_manager_takes_and_answers(office: Office) -> None:
         await page.fill(".composer textarea", "Bonjour Chloé, of course there is.")
         await page.press(".composer textarea", "Enter")
         await expect(page.locator(".entry.own:not(.waiting)")).to_contain_text("of course there is")
+        await expect(page.locator(".mark")).to_have_text("Sent")
+        await chloe.read("support-chloe", (await chloe.messages("support-chloe", limit=1)).head)
+        await expect(page.locator(".mark")).to_have_text("Read")
         await chloe.post_message("support-chloe", HOSTILE)
         await expect(page.locator(".entry").last).to_contain_text("onerror")
         assert await page.locator(".entry img").count() == 0

@@ -185,6 +185,7 @@ class TestWidget:
             await tab.keyboard.press("Enter")
             question = f"Where is my kettle? {HOSTILE}"
             await until_shown(tab, question)
+            await expect(tab.locator(".sent")).to_have_text("Sent")
             for _ in range(12):
                 await tab.keyboard.press("Tab")
                 assert await tab.evaluate(
@@ -225,6 +226,9 @@ class TestWidget:
                 {"name": "receipt.txt", "mimeType": "text/plain", "buffer": b"two kettles"}
             )
             await expect(tab.locator(".mine .file")).to_have_text("receipt.txt")
+            await expect(tab.locator(".sent")).to_have_text("Sent")
+            await manager.read(room, (await manager.messages(room, limit=1)).head)
+            await expect(tab.locator(".read")).to_have_text("Read")
             await tab.screenshot(path=SCREENSHOTS / "widget.png")
             await manager.edit_message(room, entry.seq, "The parcel's label")
             await expect(tab.locator(".under", has_text="edited")).to_have_count(1)

@@ -37,7 +37,7 @@ const ROUNDS_MAX = 10_000;
 /** A hole wider than this is jumped over: what is before it is fetched anew when looked at. */
 const HOLE_MAX = 2_000;
 const FRAMES = new Set(
-  ["ready", "entry", "read", "badge", "room", "queue", "presence", "typing", "sync"],
+  ["ready", "entry", "read", "badge", "room", "queue", "presence", "typing", "reader", "sync"],
 );
 
 export class Device {

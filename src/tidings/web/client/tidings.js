@@ -10,6 +10,7 @@ import { at, Calls, newClientId } from "./calls.js";
 import { Device, inboxPage } from "./device.js";
 import { OUTBOX_MAX, readKey } from "./outbox.js";
 import { Problem } from "./problems.js";
+import { Readers } from "./readers.js";
 import { Savings } from "./savings.js";
 import { forgetSession, keptSession } from "./signin.js";
 import { State } from "./state.js";
@@ -41,6 +42,7 @@ export class Tidings extends Actions {
   #pendingTopics = new Set();
   #waiting = new Map();
   #typing = new Map();
+  #readers = new Readers();
   #typedAt = new Map();
   #saveTimer = null;
   #saving = Promise.resolve();
@@ -152,8 +154,16 @@ export class Tidings extends Actions {
   }
 
   /**
+   * How far others in a small room have read, as [{user_id, read_seq}], once `loadReaders` was
+   * called; for customers the others are one, whose `user_id` is null.
+   */
+  readersOf(roomId) {
+    return this.#readers.of(roomId);
+  }
+
+  /**
    * Call the listener when a topic changed: rooms, badge, queue, connection, outbox, typing,
-   * presence, end: once per burst; entry: with each new entry, in the order of its room. Returns
+   * readers, presence, end: once per burst; entry: with each new entry, in the order of its room. Returns
    * what ends that.
    */
   on(topic, listener) {
@@ -235,6 +245,12 @@ export class Tidings extends Actions {
     const users = page.items.map(({ user_id: id, name }) => ({ id, name }));
     this.#propose([{ type: "people", users }]);
     return page;
+  }
+
+  /** Fetch how far others have read: when a room is opened, and after a connection was lost. */
+  async loadReaders(roomId) {
+    const { items } = await this.call("GET", at`/v1/rooms/${roomId}/readers`);
+    this.#propose([{ type: "readers", room_id: roomId, items }]);
   }
 
   leave(roomId) {
@@ -332,6 +348,8 @@ export class Tidings extends Actions {
     for (const frame of frames) {
       this.#state.apply(frame);
       if (frame.type === "typing") this.#noteTyping(frame);
+      if (frame.type === "reader") this.#noteReaders(frame.room_id, [frame]);
+      if (frame.type === "readers") this.#noteReaders(frame.room_id, frame.items);
       if (frame.type === "settled" || frame.type === "refused") this.#answer(frame);
     }
     const changes = this.#state.takeChanges();
@@ -548,6 +566,11 @@ export class Tidings extends Actions {
     };
     typing.set(user_id, setTimeout(end, TYPING_SHOWN_MS));
     this.#tell("typing");
+  }
+
+  #noteReaders(roomId, readers) {
+    this.#readers.take(roomId, readers);
+    this.#tell("readers");
   }
 
   #tell(topic) {

@@ -16,6 +16,7 @@ export class Conversation {
   #timer = null;
   #endings = [];
   #stamp = "";
+  #wasLive = false;
 
   constructor(shell, roomId) {
     this.shell = shell;
@@ -37,6 +38,8 @@ export class Conversation {
     this.#endings.push(
       tidings.on("typing", () => this.#showTyping()),
       tidings.on("outbox", () => this.log.draw()),
+      tidings.on("readers", () => this.log.draw()),
+      tidings.on("connection", () => this.#followReaders()),
     );
   }
 
@@ -50,6 +53,7 @@ export class Conversation {
     this.log.start();
     this.#look();
     this.#members();
+    this.#followReaders();
     this.#timer = setInterval(() => {
       if (!this.room?.isMember && !document.hidden) this.log.refresh();
     }, LOOK_EVERY_MS);
@@ -94,6 +98,14 @@ export class Conversation {
     } catch (error) {
       if (!error.code && error.name !== "Unreachable") throw error;
     }
+  }
+
+  /** How far others have read is told live to who is connected: what was before is fetched. */
+  #followReaders() {
+    const { tidings } = this.desk;
+    const isLive = tidings.connection.status === "live";
+    if (isLive && !this.#wasLive) tidings.loadReaders(this.roomId).catch(() => {}); // and so later
+    this.#wasLive = isLive;
   }
 
   draw() {

@@ -4,6 +4,7 @@ import { attachment } from "./attachments.js";
 import { el } from "./dom.js";
 import { face } from "./faces.js";
 import { icon } from "./icons.js";
+import { markElement } from "./marks.js";
 import { clockTime, t, wholeTime } from "./texts.js";
 
 /** What is offered at once. */
@@ -70,7 +71,7 @@ function statusText(desk, entry) {
 }
 
 /** An element for an entry; `isRun` where it goes on under the name before, `original` replied to. */
-export function entryElement(conversation, entry, { isRun, original }) {
+export function entryElement(conversation, entry, { isRun, original, mark }) {
   const { desk } = conversation;
   const isMessage = entry.type === "text" || entry.type === "audio" || entry.type === "campaign";
   if (!isMessage) {
@@ -95,6 +96,7 @@ export function entryElement(conversation, entry, { isRun, original }) {
       original && quote(conversation, original),
       ...content(conversation, entry),
       reactions(conversation, entry),
+      mark && markElement(mark),
     ),
   );
   if (!entry.deleted_at && conversation.isOpenToMe) {

@@ -9,6 +9,7 @@ import { isMark } from "../client/client.js";
 import { arrange, el } from "./dom.js";
 import { entryElement, outgoingElement } from "./entries.js";
 import { icon } from "./icons.js";
+import { markOf } from "./marks.js";
 import { dayName, t } from "./texts.js";
 
 /** A page is loaded when its place is so near, in heights of what is shown. */
@@ -187,6 +188,7 @@ export class Log {
     const [first] = entries;
     const isMarkHere = first && (first.seq <= this.#readAt || !this.view.hasBefore);
     let isMarked = !this.#hadUnread || !isMarkHere;
+    const marked = this.#marked();
     for (const entry of entries) {
       if (isMark(entry)) continue;
       const date = new Date(entry.created_at).toDateString();
@@ -201,7 +203,7 @@ export class Log {
         wanted.push({ key: "unread", stamp: "", make: unreadMark });
       }
       const isRun = isSameRun(before, entry);
-      wanted.push(this.#entry(entry, isRun));
+      wanted.push(this.#entry(entry, isRun, entry === marked));
       before = entry;
     }
     const held = new Set(entries.map(({ client_id }) => client_id));
@@ -216,20 +218,31 @@ export class Log {
     return wanted;
   }
 
-  #entry(entry, isRun) {
+  /** The last message of the user's, which says whether it was read; not while another is on its way. */
+  #marked() {
+    const { entries, outgoing, hasAfter } = this.view;
+    if (hasAfter || outgoing.some((record) => !record.entry)) return null;
+    const me = this.desk.me.id;
+    const last = entries.findLast(({ sender_id, type }) => sender_id === me && COUNTABLE_TYPES.has(type));
+    return last?.deleted_at ? null : last;
+  }
+
+  #entry(entry, isRun, isMarked) {
+    const { room } = this.conversation;
+    const mark = isMarked && room ? markOf(this.desk, room, entry.seq) : null;
     const original = entry.reply_to ? this.#original(entry.reply_to) : null;
     const reactions = Object.entries(entry.reactions ?? {}).map(([emoji, users]) => [emoji, users.map((id) => this.desk.name(id))]);
     const data = Object.values(entry.data ?? {}).map((value) => (typeof value === "string" ? this.#known(value) : value));
     const stamp = JSON.stringify([
       entry.seq, isRun, entry.edited_at, entry.deleted_at, reactions, this.desk.name(entry.sender_id), data,
       original && [original.text, original.deleted_at, original.isGone, this.desk.name(original.sender_id)],
-      entry.mentions?.map((id) => this.desk.name(id)), this.conversation.isOpenToMe,
+      entry.mentions?.map((id) => this.desk.name(id)), this.conversation.isOpenToMe, mark?.text,
     ]);
     const isOwn = entry.sender_id === this.desk.me.id;
     return {
       key: isOwn && entry.client_id ? `c:${entry.client_id}` : `e:${entry.seq}`,
       stamp,
-      make: () => entryElement(this.conversation, entry, { isRun, original }),
+      make: () => entryElement(this.conversation, entry, { isRun, original, mark }),
     };
   }
 

@@ -23,6 +23,8 @@ export class Conversation {
   userId = null;
   unread = 0;
   typingId = null;
+  /** How far the team has read. */
+  teamReadSeq = 0;
   isLoading = false;
   isFailed = false;
   hasSettled = false;
@@ -186,7 +188,7 @@ export class Conversation {
     if (token !== this.service.token) return;
     keepSession(this.service.url, null);
     this.service.token = this.roomId = this.userId = this.#cursor = null;
-    this.#version = this.#readSeq = 0;
+    this.#version = this.#readSeq = this.teamReadSeq = 0;
     this.#say({ entries: new Map(), unread: 0, status: "idle", hasSettled: true });
   }
 
@@ -337,6 +339,7 @@ export class Conversation {
       this.#refresh();
     } else if (roomId === this.roomId && roomId) {
       if (frame.type === "typing") return this.#showTyping(frame.user_id);
+      if (frame.type === "reader") return this.#showRead([frame]);
       if (frame.entry) this.#add(frame.entry);
       if (row.unread !== undefined) this.#count(row, frame.version ?? 0);
     }
@@ -347,6 +350,11 @@ export class Conversation {
     clearTimeout(this.#typingTimer);
     this.#say({ typingId: userId });
     this.#typingTimer = setTimeout(() => this.#say({ typingId: null }), TYPING_SHOWN_MS);
+  }
+
+  #showRead(readers) {
+    for (const { read_seq } of readers) this.teamReadSeq = Math.max(this.teamReadSeq, read_seq);
+    this.changed();
   }
 
   /** The count as it was told; what is older than what is shown is ignored. */
@@ -397,6 +405,7 @@ export class Conversation {
       }
       this.#takeNewest(await this.#page({}));
       this.#send?.({ type: "seen", cursor: this.#cursor });
+      this.#showRead((await this.#get(at`/v1/rooms/${this.roomId}/readers`)).items);
     }
   }
 

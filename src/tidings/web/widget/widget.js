@@ -7,6 +7,7 @@ import { textsFor } from "./texts.js";
 
 const TEXT_CHARACTERS_MAX = 8_000;
 const COUNT_SHOWN_MAX = 99;
+const MESSAGES = new Set(["text", "campaign", "audio"]);
 /** As near to an edge of the log counts as there. */
 const EDGE_PX = 40;
 
@@ -206,8 +207,10 @@ class Widget {
       }
       day = text;
     };
-    for (const entry of conversation.entries.values()) {
-      if (!["text", "campaign", "audio"].includes(entry.type)) continue;
+    const messages = [...conversation.entries.values()].filter(({ type }) => MESSAGES.has(type));
+    const marked = messages.findLast(({ sender_id }) => sender_id === conversation.userId);
+    const waiting = conversation.outbox.all();
+    for (const entry of messages) {
       begin(entry.created_at);
       const isFirst = entry.sender_id !== sender;
       sender = entry.sender_id;
@@ -217,8 +220,13 @@ class Widget {
       const parts = { isFirst, isMine, name, quoted: quoted?.deleted_at ? null : quoted?.text };
       const signature = JSON.stringify([parts, entry.text, entry.edited_at, entry.deleted_at, entry.blobs]);
       put(entry.client_id ?? entry.seq, signature, () => drawEntry(entry, parts, this));
+      if (entry === marked && !entry.deleted_at && !waiting.length) {
+        // A line of its own, so that a screen reader says it alone when it changes.
+        const mark = entry.seq <= conversation.teamReadSeq ? "read" : "sent";
+        put("mark", mark, () => el("div", { className: `mine under ${mark}`, textContent: say(mark) }));
+      }
     }
-    for (const message of conversation.outbox.all()) {
+    for (const message of waiting) {
       begin(message.at);
       const isFirst = sender !== conversation.userId;
       sender = conversation.userId;
