@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import Annotated
 
@@ -85,6 +86,7 @@ def serve(
         "log": log,
     }
     settings = read_settings(options, {})
+    gc.disable()  # what is made from here on stays; `serve` goes on collecting once it listens
     from tidings.app import run
 
     run(settings)
