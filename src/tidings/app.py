@@ -261,7 +261,7 @@ async def open_app(
             sockets=sockets,
             events=Events(hub, syncs),
             pushes=pushes,
-            push_key=web_push.public_key,
+            push_key=lambda: web_push.public_key,
             metrics=metrics,
             cost_source=lambda: store.cost_source,
             nodes=cluster.nodes,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from functools import cache
 from typing import Any, cast
 
 import msgspec
@@ -108,7 +109,8 @@ def make_application(
             application.router.add_route(endpoint.method, endpoint.path, handler)
             if endpoint.method == "GET" and not endpoint.is_stream:
                 application.router.add_route("HEAD", endpoint.path, handler)
-    application[OPENAPI] = msgspec.json.encode(openapi.document(sections))
+    document: Callable[[], bytes] = cache(lambda: msgspec.json.encode(openapi.document(sections)))
+    application[OPENAPI] = document
     return application
 
 

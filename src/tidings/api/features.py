@@ -35,8 +35,8 @@ class Features:
     sockets: Sockets
     events: Events
     pushes: Pushes
-    push_key: str
-    """The public key of web push."""
+    push_key: Callable[[], str]
+    """Tells the public key of web push."""
     metrics: Metrics
     cost_source: Callable[[], CostSource]
     """Where the prices come from that replies tell."""

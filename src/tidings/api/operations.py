@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from importlib.resources import files
 
@@ -19,8 +20,8 @@ from tidings.storage.prices import latest_prices
 
 SECTION = Section("Operations", "For those who run the service.")
 
-OPENAPI: web.AppKey[bytes] = web.AppKey("openapi", bytes)
-"""The OpenAPI document of the application, as JSON."""
+OPENAPI: web.AppKey[Callable[[], bytes]] = web.AppKey("openapi")
+"""Tells the OpenAPI document of the application, as JSON; made when it is first asked for."""
 
 PAGE_POLICY = (
     "default-src 'self'; base-uri 'none'; form-action 'none'; object-src 'none'; "
@@ -120,7 +121,7 @@ async def get_migration(call: Call[Nothing, Nothing, Nothing]) -> wire.Migration
 async def get_openapi(call: Call[Nothing, Nothing, Nothing]) -> web.Response:
     """Get this document."""
     return web.Response(
-        body=call.request.app[OPENAPI], headers={"Content-Type": "application/json"}
+        body=call.request.app[OPENAPI](), headers={"Content-Type": "application/json"}
     )
 
 

@@ -17,7 +17,7 @@ async def get_push_key(call: Call[Nothing, Nothing, Nothing]) -> wire.PushKey:
     """Get the public key that browsers subscribe with.
 
     It is the service's VAPID key (RFC 8292), and stays the same."""
-    return wire.PushKey(call.features.push_key)
+    return wire.PushKey(call.features.push_key())
 
 
 @SECTION.endpoint("PUT", "/v1/sessions/{session_id}/push", callers=Callers.SESSION)

@@ -3,6 +3,9 @@
 The protocol is RFC 8030, the encryption RFC 8291 (by http_ece), the signature that says who sends,
 VAPID, RFC 8292. Addresses come from strangers: only public ones are ever connected to, also where
 a name leads to another address later, and nothing is redirected.
+
+What encrypts and signs is imported when it is first wanted: it takes a tenth of the time that a
+service has for its start, and most start long before anybody subscribes.
 """
 
 from __future__ import annotations
@@ -11,16 +14,13 @@ import base64
 import binascii
 import socket
 from collections import OrderedDict
+from functools import cached_property
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import aiohttp
-import http_ece  # type: ignore[import-untyped]
-import jwt
 from aiohttp.abc import AbstractResolver, ResolveResult
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from tidings import wire
 from tidings.clock import Clock
@@ -28,6 +28,9 @@ from tidings.config import PushTargets
 from tidings.delivery.push_senders import BODY_BYTES_MAX, Gone, Notice, Refused, TryLater
 from tidings.delivery.push_senders import Subscription as Subscribed
 from tidings.errors import FieldError, ValidationFailed
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric import ec
 
 KIND = "web"
 SEND_TIMEOUT_S = 10.0
@@ -53,17 +56,28 @@ class WebPush:
 
     def __init__(self, secret: bytes, contact: str, targets: PushTargets, clock: Clock) -> None:
         """`contact` is a mailto: or https: address that push services may write to."""
-        self._key = ec.derive_private_key(_scalar(secret), ec.SECP256R1())
+        self._secret = secret
         self._contact = contact
         self._is_loopback_allowed = targets == "loopback"
         self._clock = clock
         self._signatures: OrderedDict[str, tuple[int, str]] = OrderedDict()
         self._session: aiohttp.ClientSession | None = None
-        self.public_key = _text(_point(self._key.public_key()))
+
+    @cached_property
+    def _key(self) -> ec.EllipticCurvePrivateKey:
+        from cryptography.hazmat.primitives.asymmetric import ec
+
+        return ec.derive_private_key(_scalar(self._secret), ec.SECP256R1())
+
+    @cached_property
+    def public_key(self) -> str:
         """What browsers subscribe with: an uncompressed point on P-256 as base64url."""
+        return _text(_point(self._key.public_key()))
 
     def check(self, subscription: wire.PushSubscription) -> None:
         """See Sender."""
+        from cryptography.hazmat.primitives.asymmetric import ec
+
         if not self._is_allowed(subscription.endpoint):
             raise _refused("endpoint", "It is not an https address of a public push service.")
         try:
@@ -135,6 +149,8 @@ class WebPush:
 
     def _signature(self, endpoint: str) -> str:
         """The token for the push service, made once in a while."""
+        import jwt
+
         parts = urlsplit(endpoint)
         audience = f"{parts.scheme}://{parts.netloc}"
         now_s = self._clock() // 1000
@@ -198,6 +214,10 @@ def is_public(address: str) -> bool:
 
 
 def _encrypted(body: bytes, keys: dict[str, str]) -> bytes:
+    import http_ece  # type: ignore[import-untyped]
+    from cryptography.exceptions import InvalidTag
+    from cryptography.hazmat.primitives.asymmetric import ec
+
     try:
         encrypted: bytes = http_ece.encrypt(
             body,
@@ -218,6 +238,8 @@ def _scalar(secret: bytes) -> int:
 
 
 def _point(key: ec.EllipticCurvePublicKey) -> bytes:
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
     return key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
 
 
