@@ -35,9 +35,15 @@ def pin_to_service_core() -> None:
     os.sched_setaffinity(0, {SERVICE_CORE})
 
 
-def environment() -> dict[str, str]:
-    """The environment without settings that would change what is measured."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("TIDINGS_")}
+def environment(scratch: Path) -> dict[str, str]:
+    """The environment without settings that would change what is measured.
+
+    Compiled modules are kept in `scratch`, whatever the environment says of them, since those that
+    are installed are compiled, too.
+    """
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("TIDINGS_")}
+    kept.pop("PYTHONDONTWRITEBYTECODE", None)
+    return kept | {"PYTHONPYCACHEPREFIX": str(scratch / "compiled")}
 
 
 class Service:
@@ -74,7 +80,7 @@ async def running(store: Path, *, is_pinned: bool) -> AsyncIterator[Service]:
             *("--port", "0", "--rate-limit", "off"),
             stdout=asyncio.subprocess.PIPE,
             stderr=log,
-            env=environment(),
+            env=environment(store.parent),
             preexec_fn=pin_to_service_core if is_pinned else None,
         )
     drain: asyncio.Task[None] | None = None
@@ -118,7 +124,7 @@ async def create_key(store: Path) -> str:
         *("-m", "tidings", "keys", "create", "--store", f"sqlite:///{store}"),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-        env=environment(),
+        env=environment(store.parent),
     )
     output, errors = await process.communicate()
     if process.returncode != 0:
@@ -140,7 +146,7 @@ async def python_on_service_core(
         cwd=folder,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-        env=environment() | {"TMPDIR": str(scratch)},
+        env=environment(scratch) | {"TMPDIR": str(scratch)},
         preexec_fn=pin_to_service_core if is_pinned else None,
     )
     try:
