@@ -17,16 +17,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
+import structlog
 
 from tidings.config import LogForm
-
-# structlog takes rich along where it finds it, for drawings of exceptions that nobody here asks
-# for; that would take a tenth of the time to the first answer.
-_rich = sys.modules.setdefault("rich", None)  # type: ignore[arg-type]
-import structlog  # noqa: E402
-
-if _rich is None:
-    del sys.modules["rich"]
 
 LINES_WAITING_MAX = 10_000
 """Lines that wait for a slow reader of the log; further ones are dropped and counted."""
