@@ -34,6 +34,7 @@ from tidings.client import (
     Forbidden,
     IdempotencyMismatch,
     NotFound,
+    Unavailable,
     ValidationFailed,
 )
 from tidings.config import Settings
@@ -142,8 +143,9 @@ class Attacker:
         self.rooms.add(room_id)
 
     async def leave(self, room_id: str) -> None:
-        """End the membership."""
-        await self.client.remove_member(room_id, self.user_id)
+        """End the membership, perhaps: the client never makes this call again."""
+        with suppress(Unavailable):
+            await self.client.remove_member(room_id, self.user_id)
         self.rooms.discard(room_id)
 
     async def repeat(self) -> None:
