@@ -7,32 +7,41 @@ from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 from tests.stores import StoreKind, chosen
 
 CROWDED = (
-    "tests/api/test_docs_page.py",
     "tests/test_faults.py",
     "tests/test_move_under_load.py",
     "tests/test_moving_page.py",
     "tests/test_nodes.py",
     "tests/test_nothing_lost.py",
-    "tests/web/",
 )
-"""Tests with many processes, or a browser, of their own: never two of these at once."""
+"""Modules whose tests each keep a machine busy, most with a dozen processes: never two at once."""
+
+
+LONG = (*CROWDED, "tests/web/")
+"""What takes longest begins, so that the end is not one process alone."""
 
 
 class Turns(LoadScopeScheduling):  # type: ignore[misc]
-    """What runs beside what under `pytest -n`: the crowded tests one after the other, any other
-    wherever there is room. The crowded ones, which take longest, begin.
+    """What runs beside what under `pytest -n`: the tests of a module one after the other, and so
+    those of all crowded modules together.
 
     By names, as xdist decides in a process that knows of no marks.
     """
 
     def _split_scope(self, nodeid: str) -> str:
-        return "crowded" if nodeid.startswith(CROWDED) else nodeid
+        module = nodeid.partition("::")[0]
+        return "crowded" if module in CROWDED else module
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Turns:
-    """Take turns, whatever `--dist` says."""
+    """Take turns, whatever `--dist` says, in the order of the collection."""
+    config.option.loadscopereorder = False
     return Turns(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest."""
+    items.sort(key=lambda item: not item.nodeid.startswith(LONG))
 
 
 @pytest.fixture
