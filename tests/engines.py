@@ -31,9 +31,9 @@ from tidings.storage.expressions import table_name
 from tidings.storage.interface import Table
 from tidings.storage.tables import TABLES
 
-START_S_MAX = 30.0
+START_S_MAX = 90.0
 START_LOOK_S = 0.02
-END_S_MAX = 5.0
+END_S_MAX = 30.0
 
 # Ends when its standard input does, and so with the process of the tests, however that ends.
 _MINISTACK = """

@@ -17,7 +17,7 @@ import msgspec
 
 from tests.command_line import clean_environment, lasting_port
 
-START_S = 30.0
+START_S = 90.0
 END_S = 15.0
 PROBE_EVERY_S = 0.25
 PROBE_S = 1.0

@@ -22,7 +22,7 @@ FOLDERS = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
 SERVER = shutil.which("postgres") or next(
     (str(each / "postgres") for each in FOLDERS if (each / "postgres").exists()), None
 )
-START_S = 20.0
+START_S = 60.0
 LOW_USERS = ("postgres", "nobody")
 """Whose rights the server has where the tests run as root, which it refuses."""
 

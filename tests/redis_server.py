@@ -14,7 +14,7 @@ import pytest
 from tests.command_line import lasting_port
 
 SERVER = shutil.which("redis-server") or shutil.which("valkey-server")
-START_S = 10.0
+START_S = 60.0
 
 needs_redis = pytest.mark.skipif(SERVER is None, reason="redis-server is not installed")
 

@@ -38,7 +38,7 @@ __all__ = ["open_site", "site", "store_url"]
 
 JSON = {"Content-Type": "application/json"}
 PROBLEM = "application/problem+json"
-TIMEOUT_S = 20.0
+TIMEOUT_S = 60.0
 STREAMS = frozenset({"/v1/ws", "/v1/events"})
 """They answer for as long as they like; their frames are tested below."""
 CASES_MIN = 2_000

@@ -45,7 +45,7 @@ ROOMS = [BASE, "full", "since", LARGE]
 WAYS: tuple[Way, ...] = ("websocket", "events", "poll")
 LOSS = 0.04
 """How many of the commits told to a device of the client are lost."""
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 
 # A connection that is cut while it is being made may be left to the collector of garbage, and one
 # that is made while the service stops, as a bare socket.

@@ -29,7 +29,7 @@ from tidings.config import Settings
 from tidings.people.callers import ALL_SCOPES
 from tidings.storage.tables import FANOUTS
 
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 DAY_S = 24 * 3600
 OWN_HEADERS = frozenset({"Date", "Tidings-Cost-Source"})
 """Headers that may differ."""

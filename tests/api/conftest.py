@@ -22,7 +22,7 @@ from tidings.app import Service, listening, open_app
 from tidings.config import Settings
 from tidings.people.callers import ALL_SCOPES, Scope
 
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 
 
 class Answer(msgspec.Struct, frozen=True):

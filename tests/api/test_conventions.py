@@ -303,7 +303,7 @@ async def test_what_is_not_http_leaves_the_service_alive(site: Site, text: bytes
     reader, writer = await asyncio.open_connection(address.hostname, address.port)
     writer.write(text)
     writer.write_eof()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         reply = await reader.read()
     writer.close()
     await writer.wait_closed()

@@ -52,7 +52,7 @@ async def running(folder: Path) -> AsyncIterator[Process]:
     try:
         assert process.stdout is not None
         said: list[str] = []
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while not said or not said[-1].startswith("listening on "):
                 line = await process.stdout.readline()
                 assert line, (folder / "log").read_text()

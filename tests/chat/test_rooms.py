@@ -269,7 +269,7 @@ async def test_managers_are_told_when_the_queue_changes(
     room, _ = await acme.rooms.create(CLEO, new("support"))
 
     async def told(count: int) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while not acme.signals or acme.signals[-1][1].get("open") != count:
                 await asyncio.sleep(0)
 

@@ -23,7 +23,7 @@ from tidings.storage.interface import SET_ITEMS_MAX, Put, Update
 from tidings.storage.sqlite import SqliteStore
 from tidings.storage.tables import ENTRIES, FANOUTS, INBOXES, user_key
 
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 ROOMS = 100
 """More than one transaction holds, and more than a user's rows that used to be remembered."""
 

@@ -24,7 +24,7 @@ async def run(name: str, *arguments: str) -> str:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    output, errors = await asyncio.wait_for(process.communicate(), 30)
+    output, errors = await asyncio.wait_for(process.communicate(), 60)
     assert (process.returncode, errors.decode()) == (0, "")
     return output.decode()
 
@@ -70,7 +70,7 @@ async def test_the_echo_bot_answers_once_however_often_it_restarts(tmp_path: Pat
                     sys.executable, str(EXAMPLES / "echo_bot.py"), str(server.url), bot.token or ""
                 )
                 try:
-                    async with asyncio.timeout(20):
+                    async with asyncio.timeout(60):
                         async for answer in answers:
                             if answer.sender_id == "echo":
                                 assert answer.text == f"hello {number}"

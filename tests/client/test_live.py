@@ -50,7 +50,7 @@ async def test_a_message_is_sent_arrives_is_counted_and_read(tmp_path: Path, way
             entries = receiver.entries(room.id)
             entry = await sender.send(room.id, "hello", client_id="c1")
             assert (entry.seq, entry.sender_id, entry.client_id) == (1, "ada", "c1")
-            assert await asyncio.wait_for(anext(entries), 10) == entry
+            assert await asyncio.wait_for(anext(entries), 60) == entry
             await receiver.until(lambda state: state.total.unread == 1)
             updates = sender.updates()
             reply = await receiver.read(room.id, 1)
@@ -79,7 +79,7 @@ async def test_what_came_while_a_device_was_away_waits_for_it(tmp_path: Path) ->
             device = bo.live(since=since)
             entries = device.entries()
             async with device:
-                entry = await asyncio.wait_for(anext(entries), 10)
+                entry = await asyncio.wait_for(anext(entries), 60)
                 assert (entry.text, device.total.unread) == ("two", 2)
 
 

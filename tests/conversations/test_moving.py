@@ -62,7 +62,7 @@ def message(sender: str, receiver: str, number: int) -> Message:
 
 async def settled(lists: MovingConversations) -> None:
     """Return once nothing waits in the journal."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while await lists.stages.journal.lag():
             lists.copier.wake()
             await asyncio.sleep(0.02)
@@ -246,7 +246,7 @@ async def test_lists_that_differ_are_found_and_mended(redis: Redis, site: Served
         await lists.old.mute("p7", "p2", muted=True)
         await lists.old.remove("p7", "p3")
         await lists.list("p7")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not lists.compared:
                 await asyncio.sleep(0.02)
         assert lists.differing == 1

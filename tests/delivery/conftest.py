@@ -35,7 +35,7 @@ from tidings.people.people import People
 from tidings.problems import problem_of
 from tidings.storage.interface import Store
 
-DEADLINE_S = 10.0
+DEADLINE_S = 60.0
 _KEY = Caller(workspace=WORKSPACE, kind="api_key", credential_id="key_test", scopes=ALL_SCOPES)
 
 

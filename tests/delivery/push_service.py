@@ -17,7 +17,7 @@ from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-DEADLINE_S = 10.0
+DEADLINE_S = 60.0
 
 
 class Push(msgspec.Struct, frozen=True):

@@ -23,7 +23,7 @@ from tidings.delivery import redis as redis_bus
 from tidings.delivery.redis import RedisBus
 from tidings.metrics import Metrics
 
-DEADLINE_S = 15.0
+DEADLINE_S = 60.0
 
 
 class Listener:

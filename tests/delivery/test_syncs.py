@@ -254,7 +254,7 @@ async def test_cancelled_and_revoked_polls_are_gone(node: Node) -> None:
 
 
 async def waiting(node: Node, caller: Caller) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         presence, user_id = node.hub.presence, caller.user_id or ""
         while caller.session_id not in await presence.online_sessions("acme", user_id):
             await asyncio.sleep(0)

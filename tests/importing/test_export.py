@@ -243,7 +243,7 @@ async def test_a_room_that_is_still_being_made_is_made_on(clock: FakeClock, tmp_
         await WorkspaceImport(store, clock, exported).run()
         assert (await acme.rooms.get(KEY, "town")).member_count < len(crowd)
         await acme.chat.start()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while (await acme.rooms.get(KEY, "town")).member_count < len(crowd):
                 await asyncio.sleep(0.01)
         await acme.chat.commits.settle()

@@ -25,7 +25,7 @@ from tidings.storage.progress import LEAD, copy_name
 from tidings.storage.sqlite import SqliteStore
 from tidings.storage.tables import MOVES, ROOMS
 
-TIMEOUT_S = 20.0
+TIMEOUT_S = 60.0
 
 
 @pytest.fixture
