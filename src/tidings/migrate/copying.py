@@ -12,7 +12,7 @@ import asyncio
 import time
 import zlib
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from itertools import pairwise
 from math import ceil
@@ -312,16 +312,16 @@ class Follow:
         """
         async with self._turn:
             await open_gate(self._destination, self._name)
-            taken = []
-            for place in range(FOLLOW_LANES):
-                number = f"{FOLLOWING}{place}"
-                while True:
-                    found = await rows(self._destination, self._name)
-                    lane = Lane(self._destination, self._name, number, self._worker.worker_id)
-                    if await lane.take(over=found.get(number)):
-                        break
-                taken.append(lane)
-            self._lanes = taken
+            found = await rows(self._destination, self._name)
+            numbers = [f"{FOLLOWING}{place}" for place in range(FOLLOW_LANES)]
+            self._lanes = await asyncio.gather(*[self._taken(each, found) for each in numbers])
+
+    async def _taken(self, number: str, found: Mapping[str, Item]) -> Lane:
+        """The lane of that number, taken from whomever has it by the rows or by now."""
+        lane = Lane(self._destination, self._name, number, self._worker.worker_id)
+        while not await lane.take(over=found.get(number)):
+            found = await rows(self._destination, self._name)
+        return lane
 
     async def step(self) -> int:
         """Copy what waits, up to STEP_CHANGES_MAX items, and return how many those were.

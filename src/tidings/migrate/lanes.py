@@ -250,10 +250,13 @@ async def retire(books: Store, name: str) -> None:
     """Close the name for good: on return nothing can be copied through its lanes by anybody."""
     part, item = gate_key(name)
     await books.write(Put(MOVES, {"part": part, "item": item, "stage": CLOSED}))
-    for row in (await rows(books, name)).values():
-        fence = row["fence"] + 1
-        # Nobody takes a lane behind a closed gate, so its fence stays as it was read.
-        await books.write(Update(MOVES, MOVES.key(row), set={"fence": fence}, when=(Exists(),)))
+    # Nobody takes a lane behind a closed gate, so its fence stays as it was read.
+    raised = [
+        Update(MOVES, MOVES.key(row), set={"fence": row["fence"] + 1}, when=(Exists(),))
+        for row in (await rows(books, name)).values()
+    ]
+    for at in range(0, len(raised), SET_ITEMS_MAX):
+        await books.write(*raised[at : at + SET_ITEMS_MAX])
 
 
 async def retire_between(books: Store, low: str | None, high: str) -> None:

@@ -115,6 +115,8 @@ class Mover:
         """How each process of the service showed itself last, and since when."""
         self._problems: dict[str, str] = {}
         """Living processes of the service that can't reach both stores, and why."""
+        self._are_all_well = False
+        """Whether nobody says so, dead or alive, as was last seen."""
         self._units = Rate(monotonic)
 
     async def work(self, is_done: Callable[[Move], bool]) -> Move:
@@ -124,6 +126,7 @@ class Mover:
         """
         keeping = asyncio.ensure_future(self._keep())
         try:
+            await self._beat()
             await self._join()
             while True:
                 try:
@@ -151,24 +154,31 @@ class Mover:
     # -- the worker itself
 
     async def _keep(self) -> None:
-        """Beat, and take the part of the budget that is due, until cancelled."""
+        """Beat from a moment after the first time on, until cancelled."""
         while True:
+            await asyncio.sleep(BEAT_S)
             try:
-                await self._crew.beat()
-                if self._crew.is_leading:
-                    await self._watch_processes()
-            except TidingsError as error:
-                _log.warning("worker_not_heard", detail=error.detail)
+                await self._beat()
             except Exception:  # noqa: BLE001  # the root of a task
                 _log.exception("unexpected", place="mover")
-            self._share_budget()
-            await asyncio.sleep(BEAT_S)
+
+    async def _beat(self) -> None:
+        """Show that this worker lives, and take the part of the budget that is due."""
+        try:
+            await self._crew.beat()
+            if self._crew.is_leading:
+                await self._watch_processes()
+        except TidingsError as error:
+            _log.warning("worker_not_heard", detail=error.detail)
+        self._share_budget()
 
     async def _watch_processes(self) -> None:
         """Notice who can't reach both stores, and forget the dead, whom a switch would wait for."""
         books, now_s = self._crew.books, self._monotonic()
         before, self._seen = self._seen, {}
-        for process in await moves.processes(books):
+        found = await moves.processes(books)
+        self._are_all_well = not any(process.data.get("problem") for process in found)
+        for process in found:
             shown, seen = (process.epoch, process.beat), before.get(process.id)
             is_same = seen is not None and seen[0] == shown
             since_s = seen[1] if seen is not None and is_same else now_s
@@ -191,10 +201,8 @@ class Mover:
         self._work.units_per_s = self._units.see(self.pace.taken)
 
     async def _join(self) -> None:
-        """Wait until the others count this one, too."""
-        await asyncio.sleep(0)
-        with_others = self._crew.living
-        if len(with_others) > 1:
+        """Wait until the others count this one, too, where all share the budget."""
+        if self._move.stage in ("preparing", "copying") and len(self._crew.living) > 1:
             await asyncio.sleep(JOIN_S)
 
     async def _look(self) -> Move:
@@ -441,7 +449,11 @@ class Mover:
 
     async def _is_hindered(self, move: Move) -> bool:
         """Whether it is too early to hold writes back, or a process would be left behind."""
-        if self._monotonic() - self._begun_s < PREPARE_S:
+        is_prepared = move.data.get("is_prepared", False)
+        if self._monotonic() - self._begun_s >= PREPARE_S:
+            if not is_prepared:  # also for who leads after this one
+                await moves.amend(self._pair, move, data={"is_prepared": True})
+        elif not (is_prepared and self._are_all_well):
             await asyncio.sleep(LOOK_S)
             return True
         if self._monotonic() < self._rests_until_s:

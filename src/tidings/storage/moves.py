@@ -51,7 +51,7 @@ PREPARE_S = VIEW_MAX_S + CALL_DEADLINE_S + 1.0
 that was begun by somebody who did not know yet, and has no guard."""
 SEAL_MAX_S = 4.0
 """How long writes are held back before whoever waits takes the seal away."""
-SWITCH_MAX_S = 3.0
+SWITCH_MAX_S = VIEW_MAX_S + 0.5
 """How long processes may take to confirm a switch; longer than the view of any other lives."""
 QUIET_MAX_S = 30.0
 """A process that has not shown itself for so long registers again before it does anything."""
