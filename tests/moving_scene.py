@@ -36,7 +36,8 @@ COMMAND_S = 90.0
 STAGE_S = 90.0
 END_S = 30.0
 LOOK_S = 0.1
-CAUGHT_UP_LOOKS = 3
+TOLD_S = 10.0
+"""By then workers have told that nothing waits, and whoever is dead is not heeded any more."""
 ANSWERED_S = 10.0
 """By then a call that failed has succeeded, unless a frozen node has it. On a machine that does
 nothing else it is 5; here a dozen processes share two cores."""
@@ -253,30 +254,33 @@ async def _contents(store: Store, table: Table) -> dict[Any, Any]:
         page = await store.scan(table, after=page.after)
 
 
-async def caught_up(store: str) -> None:
-    """Wait until nothing is left to be carried over; nobody writes any more."""
-    address = Settings(store=store).store_address
-    async with asyncio.timeout(STAGE_S):
-        for _ in range(CAUGHT_UP_LOOKS):
-            while (await look(address)).lag:
-                await asyncio.sleep(LOOK_S)
-            await asyncio.sleep(1)  # the leader tells what it sees every second
-
-
 async def check_both(source: str, target: str) -> None:
-    """At rest: every item of both stores is the same, and every invariant holds in each."""
+    """At rest: every item of both stores is soon the same and nothing is said to wait, and every
+    invariant holds in each. Nobody writes any more."""
     async with AsyncExitStack() as stack:
         stores = [
             await stack.enter_async_context(open_engine(Settings(store=url).store_address))
             for url in (source, target)
         ]
-        for table in COPIED_TABLES:
-            here, there = [await _contents(store, table) for store in stores]
-            differing = [key for key in {*here, *there} if here.get(key) != there.get(key)]
-            assert not differing, (table.name, differing[:5])
+        until_s = time.monotonic() + STAGE_S
+        while differing := await _differing(*stores):
+            assert time.monotonic() < until_s, differing
+            await asyncio.sleep(LOOK_S)
+        async with asyncio.timeout(TOLD_S):
+            while (await look(Settings(store=target).store_address)).lag:
+                await asyncio.sleep(LOOK_S)
         for store in stores:
             report = await audit(store)
             assert report.ok, report.broken[:5]
+
+
+async def _differing(here: Store, there: Store) -> list[tuple[str, Any]]:
+    """Some of the items that are not the same."""
+    for table in COPIED_TABLES:
+        mine, theirs = [await _contents(store, table) for store in (here, there)]
+        if differing := [key for key in {*mine, *theirs} if mine.get(key) != theirs.get(key)]:
+            return [(table.name, key) for key in differing[:5]]
+    return []
 
 
 def check_answered(office: MovedOffice, frozen: list[tuple[float, float]]) -> None:

@@ -21,7 +21,6 @@ from tests.faults import FaultProxy
 from tests.moving_scene import (
     Site,
     Worker,
-    caught_up,
     check_answered,
     check_both,
     has_budget,
@@ -49,7 +48,7 @@ KILLS = 2
 """In each stage."""
 KILL_EVERY_S = (0.3, 3.0)
 BUSY_MS = 300
-FROZEN_S = 3.0
+FROZEN_S = 1.0
 AT_WORK_S = 2.0
 THAWED_S = 3.0
 """By then a node that was frozen has answered, or the client has gone elsewhere."""
@@ -146,18 +145,16 @@ async def move(site: Site, proxy: FaultProxy, source: str, target: str) -> None:
             async with killing(site, workers):
                 await asyncio.sleep(AT_WORK_S)
         proxy.profile = None
-        await site.office.check()
+        await site.office.check_promises()
         check_answered(site.office, [frozen])
-        for node in site.nodes:
-            await node.end()
-            node.store = target
-        await caught_up(target)
+        await asyncio.gather(*[node.end() for node in site.nodes])
         await check_both(source, target)
         await ask("finish", "--store", target)
         for worker in workers:
             assert await worker.ended() == 0
     for node in site.nodes:
-        await node.start()
+        node.store = target
+    await asyncio.gather(*[node.start() for node in site.nodes])
 
 
 @pytest.mark.parametrize("seed", SEEDS)
