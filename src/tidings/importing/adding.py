@@ -31,7 +31,7 @@ from tidings.chat.rows import Participation, RoomRow, participation_from_item
 from tidings.clock import Clock
 from tidings.errors import Unavailable
 from tidings.ids import IdMaker
-from tidings.importing.folding import Odd, entry_id, marked, message_fields, new_room
+from tidings.importing.folding import Odd, entry_id, hash_of, message_fields, new_room
 from tidings.importing.records import MemberRecord, MessageRecord, RoomRecord
 from tidings.importing.reports import Report
 from tidings.storage.interface import PAGE_ITEMS_MAX, Item, Position, Store, Table
@@ -152,7 +152,7 @@ class Adding:
     def _command(
         self, message: MessageRecord, seqs: Mapping[str, int], members: Collection[str]
     ) -> Post:
-        mark = marked(message.client_id)
+        body_hash = hash_of(message.client_id)
         fields = message_fields(message, self._odd)
         mentions = [each for each in fields.pop("mentions", ()) if each in members]
         reply_to = None if message.reply_to is None else seqs.get(message.reply_to)
@@ -162,8 +162,8 @@ class Adding:
         return Post(
             sender_id=message.sender_id,
             client_id=message.client_id,
-            body_hash=mark.body_hash,
-            entry_id=entry_id(message, mark),
+            body_hash=body_hash,
+            entry_id=entry_id(message.created_at, body_hash),
             at=message.created_at,
             text=fields.pop("text", None),
             reply_to=reply_to,

@@ -19,35 +19,33 @@ from tidings.importing.records import MemberRecord, MessageRecord, RoomRecord
 from tidings.storage.interface import Item
 from tidings.storage.tables import room_key
 
-KEYS_REMEMBERED_MAX = 200_000
-"""Messages of one room whose sequences are kept in mind, the newest; about 100 bytes each."""
+KEYS_REMEMBERED_MAX = 100_000
+"""Messages of one room whose sequences are kept in mind, the newest; 200 bytes each at most."""
 TIME_MS_MAX = 253_402_300_799_999
 """The last moment of the year 9999."""
 FUTURE_MS = 24 * 3600 * 1000
 """How far a time may lie ahead before it is called odd."""
 MINUTE_MS = 60_000
 
+_IMPORTED = blake2b(digest_size=16, person=b"imported")
+
 Odd: TypeAlias = Callable[[str, str, str], None]
 """(kind, key, reason): a record is not taken, or not as it was."""
 
 
-class Marked(msgspec.Struct, frozen=True):
-    """What identifies an imported message: the hash that its receipt keeps, and its entry's id."""
+def hash_of(client_id: str) -> str:
+    """What the receipt of an imported message keeps as the hash of its body, 32 hexadecimal digits.
 
-    body_hash: str
-    number: int
-    """64 bits of it."""
-
-
-def marked(client_id: str) -> Marked:
-    """Follows from the id alone, so that another text is an edit and not another message."""
-    digest = blake2b(client_id.encode(), digest_size=16, person=b"imported").digest()
-    return Marked(digest.hex(), int.from_bytes(digest[:8], "big"))
+    It follows from the id alone, so that another text is an edit and not another message.
+    """
+    hashing = _IMPORTED.copy()
+    hashing.update(client_id.encode())
+    return hashing.hexdigest()
 
 
-def entry_id(message: MessageRecord, mark: Marked) -> str:
+def entry_id(created_at: int, body_hash: str) -> str:
     """The id of its entry: in the form of all others, and the same in every import."""
-    return f"ent_{max(message.created_at, 0):012x}{mark.number:016x}"
+    return f"ent_{created_at if created_at > 0 else 0:012x}{body_hash[:16]}"
 
 
 class StagedMember(msgspec.Struct, frozen=True):
@@ -99,6 +97,7 @@ class RoomFold:
         self._record = record
         self._key = room_key(workspace, record.room_id)
         self._now_ms = now_ms
+        self._time_max = min(now_ms + FUTURE_MS, TIME_MS_MAX)
         self._odd = odd
         self._readers = {member.user_id: _Reader(member) for member in record.members}
         self._by_key: dict[str, list[_Reader]] = {}
@@ -109,7 +108,8 @@ class RoomFold:
             if reader.record.read_at is not None:
                 self._by_time.append(reader)
         self._by_time.sort(key=_read_at)
-        self._seqs: dict[int, int] = {}
+        self._seqs: dict[str, int] = {}
+        """By `client_id`."""
         self._live = 0
         self._own: dict[str, int] = {}
         self._first_at: int | None = None
@@ -133,12 +133,12 @@ class RoomFold:
             for message in messages
             if message.reply_to is not None
             and message.reply_to not in here
-            and marked(message.reply_to).number not in self._seqs
+            and message.reply_to not in self._seqs
         ]
 
     def remember(self, client_id: str, seq: int) -> None:
         """An earlier message is the entry `seq`."""
-        self._seqs[marked(client_id).number] = seq
+        self._seqs[client_id] = seq
 
     def take(
         self, messages: Sequence[MessageRecord], entries: list[Item], receipts: list[Item]
@@ -152,27 +152,29 @@ class RoomFold:
 
     def _take(self, message: MessageRecord, entries: list[Item], receipts: list[Item]) -> None:
         client_id, sender = message.client_id, message.sender_id
-        mark = marked(client_id)
-        if mark.number in self._seqs:
+        if client_id in self._seqs:
             self._odd("message", client_id, "a second message with this key, left out")
             return
-        at = self._time(message)
+        at = message.created_at
+        if not 0 <= at <= self._time_max:
+            at = self._odd_time(message)
         while self._by_time and at > _read_at(self._by_time[0]):
             self._read(self._by_time.pop(0))
         self.head = seq = self.head + 1
-        self._seqs[mark.number] = seq
+        self._seqs[client_id] = seq
         self.senders.add(sender)
-        item = message_fields(message, self._odd)
-        item |= {
+        body_hash = hash_of(client_id)
+        item: Item = {
             "room": self._key,
             "seq": seq,
-            "id": entry_id(message, mark),
+            "id": entry_id(message.created_at, body_hash),
             "type": message.type,
             "sender_id": sender,
             "created_at": at,
-        }
+        } | message_fields(message, self._odd)
         entries.append(item)
-        self._listed_at = max(self._listed_at, at)
+        if at > self._listed_at:
+            self._listed_at = at
         if message.type != "text":
             item["data"] = {"user_id": sender}
             self._pass(client_id)
@@ -180,7 +182,7 @@ class RoomFold:
         self.messages += 1
         item["client_id"] = client_id
         if message.reply_to is not None:
-            replied = self._seqs.get(marked(message.reply_to).number, seq)
+            replied = self._seqs.get(message.reply_to, seq)
             if replied < seq:
                 item["reply_to"] = replied
             else:
@@ -190,7 +192,7 @@ class RoomFold:
                 "room": self._key,
                 "receipt": f"{sender}#{client_id}",
                 "seq": seq,
-                "body_hash": mark.body_hash,
+                "body_hash": body_hash,
             }
         )
         self._first_at = at if self._first_at is None else self._first_at
@@ -198,7 +200,7 @@ class RoomFold:
         self._preview_seq = seq
         self._preview = None
         if message.deleted_at is not None:
-            self._delete(item, message.deleted_at, mark, entries)
+            self._delete(item, message.deleted_at, body_hash, entries)
         else:
             text = item.get("text")
             self._preview = None if text is None else text[: wire.PREVIEW_CHARACTERS_MAX]
@@ -210,14 +212,14 @@ class RoomFold:
                     reader.mentions += 1
         self._pass(client_id)
 
-    def _delete(self, item: Item, at: int, mark: Marked, entries: list[Item]) -> None:
+    def _delete(self, item: Item, at: int, body_hash: str, entries: list[Item]) -> None:
         self.head += 1
         item |= {"deleted_at": at, "deleted_seq": self.head}
         entries.append(
             {
                 "room": self._key,
                 "seq": self.head,
-                "id": f"ent_{max(at, 0):012x}{mark.number ^ 1:016x}",
+                "id": entry_id(at, f"{int(body_hash[:16], 16) ^ 1:016x}"),
                 "type": "deleted",
                 "sender_id": item["sender_id"],
                 "created_at": at,
@@ -229,21 +231,19 @@ class RoomFold:
             }
         )
 
-    def _time(self, message: MessageRecord) -> int:
+    def _odd_time(self, message: MessageRecord) -> int:
         at = message.created_at
         if not 0 <= at <= TIME_MS_MAX:
             self._odd("message", message.client_id, "a time that is none, kept with the last one's")
             return self._last_at or self._record.created_at or self._now_ms
-        if at > self._now_ms + FUTURE_MS:
-            self._odd("message", message.client_id, "a time in the future, kept")
+        self._odd("message", message.client_id, "a time in the future, kept")
         return at
 
     def _pass(self, client_id: str) -> None:
         """The log has come to the end of this message: who has read it has read up to here."""
-        if client_id not in self._by_key:
-            return
-        for reader in self._by_key.pop(client_id, ()):
-            self._read(reader)
+        if client_id in self._by_key:
+            for reader in self._by_key.pop(client_id):
+                self._read(reader)
 
     def _read(self, reader: _Reader) -> None:
         reader.read_seq = self.head
