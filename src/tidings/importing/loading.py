@@ -61,7 +61,7 @@ from tidings.storage.interface import (
 from tidings.storage.tables import ENTRIES, RECEIPTS, ROOMS, USERS, room_key, user_key
 
 ITEMS_WAITING_MAX = 16_000
-"""Items of new rooms that wait to be put together; as many may be on their way."""
+"""Items of new rooms that wait to be put together; as many are on their way."""
 PUTS_AT_ONCE = 2
 """Parts of the entries, and of the receipts, that are put at one time: a store that waits for its
 disk for one of them takes another meanwhile."""
@@ -107,7 +107,8 @@ class Loading:
         self._publishing = Publishing(store, workspace, self._taken, self._clear)
         self._entries: list[Item] = []
         self._receipts: list[Item] = []
-        self._putting = asyncio.Lock()
+        self._turn = asyncio.Lock()
+        self._putting: asyncio.Task[None] | None = None
         self._is_broken = False
 
     @classmethod
@@ -125,9 +126,11 @@ class Loading:
         lease = await _held(leases, f"import#{workspace}")
         await leases.start()
         staging = Staging()
+        loading = cls(store, commits, workspace, clock, quarantine, staging, lease)
         try:
-            yield cls(store, commits, workspace, clock, quarantine, staging, lease)
+            yield loading
         finally:
+            await loading._give_up()
             staging.close()
             quarantine.flush()
             await leases.stop()
@@ -272,8 +275,7 @@ class Loading:
             async for chunk in messages:
                 await self._remember_replied(fold, room, chunk)
                 fold.take(chunk, self._entries, self._receipts)
-                if len(self._entries) >= ITEMS_WAITING_MAX // 2:
-                    await self._put_waiting()
+                await self._put_waiting(ITEMS_WAITING_MAX // 2)
         except BaseException:
             self._drop(room_key(self._workspace, room.room_id))
             raise
@@ -286,7 +288,7 @@ class Loading:
         """Look up what replies name and the fold no longer has in mind."""
         unknown = fold.unknown_replies(chunk)
         if unknown and fold.is_forgetful:
-            await self._put_waiting()
+            await self._put_all()
             key = room_key(self._workspace, room.room_id)
             found = await find_seqs(self._store, key, set(unknown), sorted(fold.senders))
             for client_id, seq in found.items():
@@ -294,24 +296,52 @@ class Loading:
 
     # --- putting -------------------------------------------------------------------------------
 
-    async def _put_waiting(self) -> None:
-        """Put what waits; the logs of new rooms begin with what nobody else has begun."""
-        async with self._putting:
-            if self._is_broken:
-                raise Conflict("This load has failed already.")
+    async def _put_waiting(self, entries_min: int) -> None:
+        """If so many entries wait begin to put them, once those begun before are there.
+
+        Meanwhile more is read: neither waits for the other's disk or network.
+        """
+        if len(self._entries) < entries_min:
+            return
+        async with self._turn:
+            if len(self._entries) < entries_min:
+                return
+            await self._put_begun()
             self._require_lease()
             entries, self._entries = self._entries, []
             receipts, self._receipts = self._receipts, []
+            self._putting = asyncio.create_task(self._put(entries, receipts))
+
+    async def _put_all(self) -> None:
+        """Put what waits. Nothing is on its way afterwards."""
+        await self._put_waiting(0)
+        async with self._turn:
+            await self._put_begun()
+
+    async def _put_begun(self) -> None:
+        if self._is_broken:
+            raise Conflict("This load has failed already.")
+        putting, self._putting = self._putting, None
+        if putting is not None:
             try:
-                await self._begin_logs([item for item in entries if item["seq"] == 1])
-                rest = [item for item in entries if item["seq"] != 1]
-                await asyncio.gather(
-                    *[self._store.put_many(ENTRIES, rest[n::PUTS_AT_ONCE]) for n in _PARTS],
-                    *[self._store.put_many(RECEIPTS, receipts[n::PUTS_AT_ONCE]) for n in _PARTS],
-                )
+                await putting
             except BaseException:
                 self._is_broken = True
                 raise
+
+    async def _put(self, entries: Sequence[Item], receipts: Sequence[Item]) -> None:
+        """Put these; the logs of new rooms begin with what nobody else has begun."""
+        await self._begin_logs([item for item in entries if item["seq"] == 1])
+        rest = [item for item in entries if item["seq"] != 1]
+        await asyncio.gather(
+            *[self._store.put_many(ENTRIES, rest[n::PUTS_AT_ONCE]) for n in _PARTS],
+            *[self._store.put_many(RECEIPTS, receipts[n::PUTS_AT_ONCE]) for n in _PARTS],
+        )
+
+    async def _give_up(self) -> None:
+        if self._putting is not None:
+            self._putting.cancel()
+            await asyncio.gather(self._putting, return_exceptions=True)
 
     async def _begin_logs(self, firsts: list[Item]) -> None:
         await _all(_parts(firsts, SET_ITEMS_MAX // 2), self._begin)
@@ -354,7 +384,7 @@ class Loading:
 
     async def publish(self) -> None:
         """Make everything visible that was loaded. More may be loaded afterwards."""
-        await self._put_waiting()
+        await self._put_all()
         await self._publishing.run(self._staging.rooms())
         for user_id in self._staging.uneven():
             await self._publishing.put_in_order(user_id)
