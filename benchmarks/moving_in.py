@@ -108,6 +108,8 @@ class Import:
             env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
         )  # fmt: skip
         self.rss_max_mib = 0.0
+        self.cpu_s = 0.0
+        """Processor time, from its start on."""
 
     def until(self, text: str) -> str:
         """The line of its notes that has the text."""
@@ -129,6 +131,10 @@ class Import:
         return answer
 
     def _look(self) -> None:
+        stat = Path(f"/proc/{self._process.pid}/stat")
+        if stat.exists():
+            user, system = stat.read_text().rpartition(")")[2].split()[11:13]
+            self.cpu_s = (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
         status = Path(f"/proc/{self._process.pid}/status")
         for line in status.read_text().splitlines() if status.exists() else ():
             if line.startswith("VmHWM"):
@@ -147,6 +153,7 @@ async def embedded(folder: Path, chats: int, messages: int) -> None:
         path = folder / "moved.db"
         first = Import(shop, path, "--follow")
         loaded = first.until("loaded").split()
+        load_cpu_s = first.cpu_s
         first.until("caught up")
         writer.stop()
         first.end(is_asked=True)
@@ -158,10 +165,15 @@ async def embedded(folder: Path, chats: int, messages: int) -> None:
         print(f"counts: {outcome['counts']}, odd: {outcome['report']['odd']}", flush=True)
         async with SqliteStore.open(path) as store:
             await compare(shop, store)
+            cpu_s = time.process_time()
             seconds, rows = await put_again(store, folder / "bulk.db")
+            cpu_s = time.process_time() - cpu_s
         load_s = float(loaded[4])
         print(f"the same {rows:,} rows by put_many: {seconds:.1f} s; the load: {load_s:.1f} s")
         print(f"speed of the load: {seconds / load_s:.2f} of put_many's")
+        print(
+            f"processor time: {cpu_s:.1f} s, with reading them; the importer's: {load_cpu_s:.1f} s"
+        )
 
 
 async def compare(shop: Shop, store: Store) -> None:

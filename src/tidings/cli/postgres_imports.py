@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tidings import logs
+from tidings.cli.garbage import looking_rarely
 from tidings.cli.output import note, print_json, print_table, progress_bar
 from tidings.cli.parts import STORE_DEFAULT, AsJson, StoreUrl, WorkspaceName, open_parts
 from tidings.clock import system_clock
 
 if TYPE_CHECKING:
     from tidings.importing.postgres_runs import Outcome
+    from tidings.storage.interface import Store
 
 
 def register(imports: typer.Typer) -> None:
@@ -81,7 +83,8 @@ def import_postgres(
     from tidings.storage.paced import PacedStore
     from tidings.storage.pacing import Pace
 
-    pace = Pace(budget)
+    def paced(engine: Store) -> Store:
+        return engine if budget is None else PacedStore(engine, Pace(budget))
 
     def told(progress: Progress) -> None:
         if progress.is_caught_up:
@@ -95,11 +98,9 @@ def import_postgres(
             loop = asyncio.get_running_loop()
             loop.add_signal_handler(signal.SIGINT, stop.set)
             loop.add_signal_handler(signal.SIGTERM, stop.set)
-        async with open_parts(
-            store, must_exist=False, wrap=lambda engine: PacedStore(engine, pace)
-        ) as parts:
+        async with open_parts(store, must_exist=False, wrap=paced) as parts:
             made = await parts.workspaces.default(workspace)
-            with progress_bar() as show:
+            with progress_bar() as show, looking_rarely():
                 return await move_in(
                     parts.store,
                     parts.chat.commits,

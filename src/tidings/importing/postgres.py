@@ -98,11 +98,12 @@ class Source:
             keepalives_count=3,
             tcp_user_timeout=SILENCE_S * 1000,
         )
-        if self.is_unchecked_text:
-            await connection.execute("SET client_encoding TO SQL_ASCII")
-            for name in ("text", "varchar", "bpchar", "name"):
-                connection.adapters.register_loader(name, _UncheckedText)
         try:
+            await connection.execute("SET jit = off")  # it costs more than it saves here
+            if self.is_unchecked_text:
+                await connection.execute("SET client_encoding TO SQL_ASCII")
+                for name in ("text", "varchar", "bpchar", "name"):
+                    connection.adapters.register_loader(name, _UncheckedText)
             yield connection
         finally:
             await connection.close()
