@@ -73,7 +73,6 @@ LEASE_TRIES = 15
 LEASE_PAUSE_S = LEASE_S / 10
 """Whoever died with the lease is noticed within these tries and pauses."""
 
-_PARTS = range(PUTS_AT_ONCE)
 _Work = TypeVar("_Work")
 _Done = TypeVar("_Done")
 
@@ -334,8 +333,8 @@ class Loading:
         await self._begin_logs([item for item in entries if item["seq"] == 1])
         rest = [item for item in entries if item["seq"] != 1]
         await asyncio.gather(
-            *[self._store.put_many(ENTRIES, rest[n::PUTS_AT_ONCE]) for n in _PARTS],
-            *[self._store.put_many(RECEIPTS, receipts[n::PUTS_AT_ONCE]) for n in _PARTS],
+            *[self._store.put_many(ENTRIES, part) for part in _pieces(rest)],
+            *[self._store.put_many(RECEIPTS, part) for part in _pieces(receipts)],
         )
 
     async def _give_up(self) -> None:
@@ -426,6 +425,11 @@ async def _once(messages: Sequence[MessageRecord]) -> AsyncIterator[Sequence[Mes
 
 def _parts(items: Sequence[_Work], size: int) -> list[Sequence[_Work]]:
     return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+def _pieces(items: Sequence[Item]) -> list[Sequence[Item]]:
+    """PUTS_AT_ONCE parts, in which what is stored side by side stays together."""
+    return _parts(items, max(1, -(-len(items) // PUTS_AT_ONCE)))
 
 
 def _user_row(workspace: str, user: UserRecord, now_ms: int) -> UserRow:
