@@ -30,13 +30,11 @@ from tidings.conversations.mapping import Mapping, Messages, pattern_parts
 from tidings.errors import Unavailable
 from tidings.importing.redis_oddities import Oddities
 
-LISTS_TOGETHER = 8
+LISTS_TOGETHER = 16
 READ_AHEAD = 2
 """So often LISTS_TOGETHER are on their way while others are worked on."""
-PAGE_MEMBERS = 500
+PAGE_MEMBERS = 250
 """Members of a list that are read together."""
-TIES_AGAIN = 100
-"""Members of one score that are read again with the next page: so many may leave meanwhile."""
 MESSAGES_TOGETHER = 10_000
 """Messages at most of conversations that are given out together; one at least is."""
 SCAN_KEYS = 1_000
@@ -46,6 +44,9 @@ PAUSE_FIRST_S = 0.1
 PAUSE_S_MAX = 5.0
 PASSING = (ConnectionError, TimeoutError, BusyLoadingError, NoScriptError, OSError)
 """What goes away by itself: no connection, a server that starts and loads its data."""
+
+_NOBODY = "NOBODY"
+_OTHER_TYPE = "WRONGTYPE"
 
 Place: TypeAlias = tuple[int, int]
 """Of an operation in the journal."""
@@ -83,28 +84,55 @@ end
 """
 """ARGV[1] is the mapping: patterns as lists of texts and places."""
 
-_READ_PAIRS = (
+_READ_LIST = (
     _BEGINNING
     + """
-local owner, mine, newest = ARGV[2], tonumber(ARGV[3]), {}
+local key, owner, from, read, limit = ARGV[2], ARGV[3], ARGV[4], ARGV[5], tonumber(ARGV[6])
+local newest = {}
 if rules.journal ~= '' then
   newest = redis.pcall('XREVRANGE', rules.journal, '+', '-', 'COUNT', 1)
 end
-local pairs = {newest[1] and newest[1][1] or '0-0'}
-for at = 4, #ARGV do
-  local opponent = ARGV[at]
-  local own, other = score(owner, opponent), score(opponent, owner)
-  if own and (at - 3 <= mine or not other) then
-    pairs[#pairs + 1] = pair(owner, opponent, own, other)
+if #rules.person > 0 and redis.call('EXISTS', filled(rules.person, owner, '')) == 0 then
+  return redis.error_reply('NOBODY has this list')
+end
+local function is_mine(opponent)
+  for at = 1, math.min(#owner, #opponent) do
+    local a, b = string.byte(owner, at), string.byte(opponent, at)
+    if a ~= b then return a < b end
+  end
+  return #owner < #opponent
+end
+local first = 0
+if from ~= '' then
+  if tonumber(redis.call('ZSCORE', key, read) or 'nan') == tonumber(from) then
+    first = redis.call('ZRANK', key, read) + 1
+  else first = redis.call('ZCOUNT', key, '-inf', '(' .. from) end
+end
+local rows = redis.call('ZRANGE', key, first, first + limit - 1, 'WITHSCORES')
+local noted, score_last, last = newest[1] and newest[1][1], rows[#rows], rows[#rows - 1]
+local found = {noted or '0-0', #rows / 2, score_last or '', last or ''}
+local before, after = rules.before, rules.after
+for at = 1, #rows, 2 do
+  local member = rows[at]
+  local opponent = string.sub(member, #before + 1, #member - #after)
+  if opponent == '' or opponent == owner or before .. opponent .. after ~= member then
+    found[#found + 1] = member
+  else
+    local other = score(opponent, owner)
+    if not other or is_mine(opponent) then
+      found[#found + 1] = pair(owner, opponent, rows[at + 1], other)
+    end
   end
 end
-return pairs
+return found
 """
 )
-"""Both sides of many conversations of one owner, at one moment, after the journal's place at it.
+"""The next members of a list, and of each conversation both sides, at one moment.
 
-ARGV: the owner, how many opponents are the owner's to read, the opponents, those first. The others
-are read where they have no line themselves."""
+ARGV: the list's key, its owner, the score and the member that were read last, or nothing, and how
+many members at most. Returns the journal's place at that moment, how many members there are, the
+last one's score, the last one, and the conversations. A member that can be none stands for itself;
+a conversation that is on both lists is the one's whose id is less."""
 
 _READ_CHANGED = (
     _BEGINNING
@@ -154,16 +182,21 @@ class Pair(msgspec.Struct, array_like=True):
     is_listed: bool = True
 
 
-Rows: TypeAlias = list[tuple[bytes, float]]
-"""Members and scores of a list, in its order."""
+class Reached(NamedTuple):
+    """Where to go on reading a list."""
+
+    key: bytes
+    owner: str
+    score: bytes = b""
+    member: bytes = b""
+    """The last one that was read, at that score; nothing at the beginning."""
 
 
 class Part(NamedTuple):
-    """Conversations of the beginnings of some lists, and those of the lists that go on."""
+    """Conversations of some lists, and where those go on that are longer."""
 
     pairs: list[Pair]
-    longer: list[tuple[bytes, str, Rows]]
-    """Key, owner, and what was read."""
+    longer: list[Reached]
 
 
 class RedisSource:
@@ -192,8 +225,8 @@ class RedisSource:
         try:
             async for keys in self._keys():
                 for start in range(0, len(keys), LISTS_TOGETHER):
-                    part = keys[start : start + LISTS_TOGETHER]
-                    ahead.append(asyncio.create_task(self._first(part)))
+                    lists = self._lists(keys[start : start + LISTS_TOGETHER])
+                    ahead.append(asyncio.create_task(self._read(lists)))
                     if len(ahead) > READ_AHEAD:
                         async for pairs in self._told(await ahead.popleft()):
                             yield pairs
@@ -205,20 +238,14 @@ class RedisSource:
                 task.cancel()
             await asyncio.gather(*ahead, return_exceptions=True)
 
-    async def _first(self, keys: Sequence[bytes]) -> Part:
-        """What the beginnings of some lists have."""
-        lists = await self._lists(keys)
-        pairs = await self._read([(owner, _members(rows)) for _, owner, rows in lists])
-        return Part(pairs, [each for each in lists if len(each[2]) == PAGE_MEMBERS])
-
     async def _told(self, part: Part) -> AsyncIterator[list[Pair]]:
         """All of some lists, with their messages."""
-        async for pairs in self.with_messages(part.pairs):
-            yield pairs
-        for key, owner, rows in part.longer:
-            async for members in self._pages(key, rows):
-                async for pairs in self.with_messages(await self._read([(owner, members)])):
-                    yield pairs
+        while True:
+            async for pairs in self.with_messages(part.pairs):
+                yield pairs
+            if not part.longer:
+                return
+            part = await self._read(part.longer)
 
     async def changed(self, after: str, limit: int) -> tuple[str, int, list[Pair]]:
         """Where the next operations of the journal end, how many they are, and the conversations
@@ -227,7 +254,10 @@ class RedisSource:
         Fewer operations than `limit` are all that there are at that moment. What is not to be
         taken is on nobody's list.
         """
-        ((raw, count, rows),) = await self._evaluate(_READ_CHANGED, [(after, limit)])
+        (reply,) = await self._evaluate(_READ_CHANGED, [(after, limit)])
+        if isinstance(reply, ResponseError):
+            raise Unavailable(f"Redis refused: {reply}") from reply
+        raw, count, rows = reply
         last = raw.decode()
         place = place_of(last)
         return last, count, [self._pair(place, row) or _unlisted(place, row) for row in rows]
@@ -272,69 +302,11 @@ class RedisSource:
             if cursor == 0:
                 return
 
-    async def _lists(self, keys: Sequence[bytes]) -> list[tuple[bytes, str, Rows]]:
-        """Key, owner and beginning of the lists that are good."""
-
-        async def read() -> list[Any]:
-            async with self._redis.pipeline(transaction=False) as pipe:
-                for key in keys:
-                    pipe.zrange(key, 0, PAGE_MEMBERS - 1, withscores=True)
-                    if self._mapping.people is not None:
-                        owner = self._mapping.owner_of(key).decode(errors="replace")
-                        pipe.exists(self._mapping.person_key(owner))
-                return _without_passing(await pipe.execute(False))
-
-        replies = iter(await self._patiently(read))
-        lists = []
-        for key in keys:
-            rows = next(replies)
-            is_somebody = self._mapping.people is None or next(replies)
-            owner = self._name(self._mapping.owner_of(key), "list", key)
-            if owner is None:
-                continue
-            if isinstance(rows, Exception):
-                reason = "it is no sorted set"
-                self._oddities.add("list", key, reason, detail=str(rows), is_left_out=True)
-            elif not is_somebody:
-                self._oddities.add("list", key, "its owner is nobody", is_left_out=True)
-            else:
-                self.owners += 1
-                self.members += len(rows)
-                lists.append((key, owner, rows))
-        return lists
-
-    async def _pages(self, key: bytes, rows: Rows) -> AsyncIterator[list[bytes]]:
-        """The members of a list after its beginning."""
-        start = 0
-        while len(rows) == PAGE_MEMBERS:
-            known = {member for member, _ in rows}
-            lowest = repr(rows[-1][1])
-            is_tied = repr(rows[0][1]) == lowest
-            start = start + PAGE_MEMBERS - TIES_AGAIN if is_tied else 0
-            rows = await self._page(key, lowest, start)
-            if start and known.isdisjoint(_members(rows)):  # too many have left meanwhile
-                start = 0
-                rows = await self._page(key, lowest, start)
-            fresh = [member for member, _ in rows if member not in known]
-            self.members += len(fresh)
-            yield fresh
-
-    async def _page(self, key: bytes, lowest: str, start: int) -> Rows:
-        page = partial(self._redis.zrangebyscore, key, lowest, "+inf", start=start)
-        return await self._patiently(partial(page, num=PAGE_MEMBERS, withscores=True))
-
-    def _opponent(self, key: bytes, owner: str, member: bytes) -> str | None:
-        text = self._mapping.opponent_of(member)
-        if text is None:
-            self._oddities.add(
-                "member", member, "it does not look like the mapping's", key, is_left_out=True
-            )
-            return None
-        opponent = self._name(text, "member", member, key)
-        if opponent == owner:
-            self._oddities.add("member", member, "somebody with themselves", key, is_left_out=True)
-            return None
-        return opponent
+    def _lists(self, keys: Sequence[bytes]) -> list[Reached]:
+        """The beginnings of lists whose owners have names."""
+        owners = [self._name(self._mapping.owner_of(key), "list", key) for key in keys]
+        named = zip(keys, owners, strict=True)
+        return [Reached(key, owner) for key, owner in named if owner is not None]
 
     def _name(self, raw: bytes, kind: str, what: bytes, where: bytes = b"") -> str | None:
         try:
@@ -349,27 +321,43 @@ class RedisSource:
 
     # --- conversations -------------------------------------------------------------------------
 
-    async def _read(self, lists: Sequence[tuple[str, Sequence[bytes]]]) -> list[Pair]:
-        """The conversations of some lists that are to be read from these."""
-        asked: list[tuple[Any, ...]] = []
-        for owner, members in lists:
-            key = self._mapping.list_key(owner)
-            named = [self._opponent(key, owner, member) for member in members]
-            opponents = [each for each in named if each is not None]
-            mine = [each for each in opponents if owner < each]
-            others = [each for each in opponents if owner > each]
-            if opponents:
-                asked.append((owner, len(mine), *mine, *others))
-        replies = await self._evaluate(_READ_PAIRS, asked)
-        pairs: list[Pair] = []
-        for noted, *rows in replies:
+    async def _read(self, places: Sequence[Reached]) -> Part:
+        """What comes next on some lists."""
+        replies = await self._evaluate(_READ_LIST, [(*place, PAGE_MEMBERS) for place in places])
+        part = Part([], [])
+        for (key, owner, score, _), reply in zip(places, replies, strict=True):
+            if isinstance(reply, ResponseError):
+                self._leave_out(key, reply)
+                continue
+            noted, count, last_score, last, *found = reply
+            self.owners += not score
+            self.members += count
             place = place_of(noted.decode())
-            found = [self._pair(place, row) for row in rows]
-            pairs += [pair for pair in found if pair is not None]
-        return pairs
+            for row in found:
+                if isinstance(row, bytes):
+                    self._leave_out_member(key, row)
+                elif (pair := self._pair(place, row)) is not None:
+                    part.pairs.append(pair)
+            if count == PAGE_MEMBERS:
+                part.longer.append(Reached(key, owner, last_score, last))
+        return part
+
+    def _leave_out(self, key: bytes, error: ResponseError) -> None:
+        if _NOBODY in str(error):
+            self._oddities.add("list", key, "its owner is nobody", is_left_out=True)
+        elif _OTHER_TYPE in str(error):
+            reason = "it is no sorted set"
+            self._oddities.add("list", key, reason, detail=str(error), is_left_out=True)
+        else:
+            raise Unavailable(f"Redis refused: {error}") from error
+
+    def _leave_out_member(self, key: bytes, member: bytes) -> None:
+        is_own = self._mapping.opponent_of(member) is not None
+        reason = "somebody with themselves" if is_own else "it does not look like the mapping's"
+        self._oddities.add("member", member, reason, key, is_left_out=True)
 
     async def _evaluate(self, script: str, asked: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """What the script returns for each of the arguments."""
+        """What the script returns for each of the arguments, or the error that it ended with."""
 
         async def read() -> list[Any]:
             if script not in self._digests:
@@ -378,18 +366,20 @@ class RedisSource:
                 for arguments in asked:
                     pipe.evalsha(self._digests[script], 0, self._rules, *arguments)
                 try:
-                    replies: list[Any] = await pipe.execute()
+                    return _without_passing(await pipe.execute(False))
                 except NoScriptError:  # the server was started anew
                     self._digests.clear()
                     raise
-            return replies
 
         return await self._patiently(read) if asked else []
 
     def _pair(self, place: Place, row: Sequence[Any]) -> Pair | None:
         """A conversation as the script returned it; the side that has a line comes first."""
-        owner, opponent = row[0].decode(), row[1].decode()
         own, other, own_raw, other_raw, is_there = row[2:]
+        owner = row[0].decode()
+        opponent = self._name(row[1], "member", row[1], self._mapping.list_key(owner))
+        if opponent is None:
+            return None
         if not is_there:
             member, key = self._mapping.member(opponent), self._mapping.list_key(owner)
             self._oddities.add("member", member, "it is nobody", key, is_left_out=True)
@@ -477,10 +467,6 @@ def _fields(mapping: Mapping) -> list[str]:
     return [name for name in names if name is not None] or ["unread"]
 
 
-def _members(rows: Rows) -> list[bytes]:
-    return [member for member, _ in rows]
-
-
 def _unlisted(place: Place, row: Sequence[Any]) -> Pair:
     """A conversation of the script's that nobody has on their list."""
     owner, opponent = row[0].decode(), row[1].decode()
@@ -498,6 +484,8 @@ def _rules(mapping: Mapping, fields: Sequence[str], journal_key: str) -> bytes:
             "member": pattern_parts(mapping.lists.member),
             "metadata": [] if metadata is None else pattern_parts(metadata.key),
             "person": [] if people is None else pattern_parts(people.key),
+            "before": mapping.lists.member.partition("{opponent}")[0],
+            "after": mapping.lists.member.partition("{opponent}")[2],
             "journal": journal_key,
         }
     )
