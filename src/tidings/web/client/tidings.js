@@ -195,7 +195,8 @@ export class Tidings extends Actions {
    * stays in `outgoing` with its `problem` until `retry` or `discard`.
    */
   send(roomId, text, { blobs = [], reply_to = null, mentions = [] } = {}) {
-    const body = { client_id: newClientId(), text };
+    const body = { client_id: newClientId() };
+    if (text) body.text = text;
     if (blobs.length) body.blobs = blobs;
     if (reply_to) body.reply_to = reply_to;
     if (mentions.length) body.mentions = mentions;
