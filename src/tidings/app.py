@@ -252,6 +252,7 @@ async def open_app(
             return None if books is None else await read_progress(*books, clock)
 
         features = Features(
+            clock=clock,
             users=people.users,
             credentials=people.credentials,
             limits=people.limits,

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from tidings import wire
     from tidings.blobs.blobs import Blobs
     from tidings.chat.chat import Chat
+    from tidings.clock import Clock
     from tidings.cluster.nodes import Nodes
     from tidings.delivery.events import Events
     from tidings.delivery.push import Pushes
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 class Features:
     """The features of one running service."""
 
+    clock: Clock
     users: Users
     credentials: Credentials
     limits: RateLimits

@@ -13,7 +13,7 @@ from msgspec import Struct
 from tidings import metrics, wire
 from tidings.api.endpoints import Call, Callers, Nothing, Section
 from tidings.api.exchanges import EXCHANGE
-from tidings.clock import rfc3339, system_clock
+from tidings.clock import rfc3339
 from tidings.cluster.nodes import Node
 from tidings.errors import NotFound
 from tidings.storage.prices import latest_prices
@@ -91,7 +91,7 @@ async def get_operations(call: Call[Nothing, Nothing, Nothing]) -> wire.Operatio
     differences between two replies."""
     prices = latest_prices()
     return wire.Operations(
-        at=rfc3339(system_clock()),
+        at=rfc3339(call.features.clock()),
         nodes=[
             wire.NodeFigures(_node(node), _figures(node.figures))
             for node in call.features.nodes.live
