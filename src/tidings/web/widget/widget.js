@@ -103,6 +103,7 @@ class Widget {
     if (this.panel.hidden !== isOpen) return;
     this.panel.hidden = !isOpen;
     this.launcher.ariaExpanded = String(isOpen);
+    this.launcher.firstChild.replaceWith(icon(isOpen ? "close" : "chat"));
     this.draw();
     if (isOpen) this.text.focus();
     else this.launcher.focus();
