@@ -7,7 +7,7 @@ COMPILE := CUSTOM_COMPILE_COMMAND="make requirements" $(BIN)/pip-compile --quiet
 	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run check test quick bench hotspots costs requirements clean
+.PHONY: help demo run check test quick bench hotspots costs pictures requirements clean
 
 help: ## what there is
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ hotspots: .venv/ready-dev ## two hot spots against the plain way, into docs/hot-
 
 costs: .venv/ready-dev ## measure what every call costs, into docs/costs.md
 	$(BIN)/python -m tests.costs_page
+
+pictures: .venv/ready-dev ## take the README's pictures anew, into docs/pictures; three minutes
+	$(BIN)/python -m tests.web.pictures
 
 requirements: .venv/ready ## compile the pinned requirements anew from pyproject.toml
 	$(PIP) install pip-tools

@@ -87,10 +87,11 @@ async def _prepare(settings: Settings, kept: Credentials | None) -> Credentials:
             await fill(service.store, system_clock())
         elif await _all_work(service, kept):
             return kept
-        return await _new_credentials(service)
+        return await new_credentials(service)
 
 
-async def _new_credentials(service: Service) -> Credentials:
+async def new_credentials(service: Service) -> Credentials:
+    """Keys, and a session for everybody of the story, whom the store has already."""
     keys = service.people.credentials
     workspace = await service.people.workspaces.default(WORKSPACE)
     _, api_key = await keys.create_key(workspace.id, "demo", ALL_SCOPES)
