@@ -6,17 +6,20 @@ Pictures go to `build/pictures`, which git ignores: they are there to be looked 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 from PIL import Image
-from playwright.async_api import Page, expect
+from playwright.async_api import Page, Route, expect
 
 from tests.web.browsing import CHROMIUM
 from tests.web.office import PHONE, Office, opened_office
-from tidings.client import Client
+from tidings import wire
+from tidings.client import Client, NotFound
 
 pytestmark = [
     pytest.mark.slow,
@@ -33,6 +36,62 @@ async def picture(page: Page, name: str) -> None:
     """Keep what the page looks like."""
     PICTURES.mkdir(parents=True, exist_ok=True)
     await page.screenshot(path=PICTURES / f"inbox-{name}.png")
+
+
+NOTICES = """() => {
+    window.notices = [];
+    window.Notification = class extends Notification {
+        constructor(title, options) {
+            super(title, options);
+            notices.push({title, body: options.body, isOpen: true});
+            const notice = notices.at(-1);
+            this.close = () => { notice.isOpen = false; super.close(); };
+        }
+    };
+    document.hasFocus = () => window.isLookedAt ?? true;
+}"""
+"""Remembers what the browser was asked to show, and lets the test look away from the page."""
+GIVE_FILES = """async (element, {way, files}) => {
+    const data = new DataTransfer();
+    for (const [name, type, size] of files) {
+        data.items.add(new File([new Uint8Array(size).fill(65)], name, {type}));
+    }
+    const type = way === "paste" ? "clipboardData" : "dataTransfer";
+    const Kind = way === "paste" ? ClipboardEvent : DragEvent;
+    const options = {[type]: data, bubbles: true, cancelable: true};
+    element.dispatchEvent(new Kind(way === "paste" ? "paste" : "dragover", options));
+    if (way === "drop") element.dispatchEvent(new Kind("drop", options));
+}"""
+CATALOGUES = """async () => {
+    const address = document.querySelector("script[type=module]").src;
+    const of = async (name) => (await import(new URL(`texts-${name}.js`, address))).default;
+    const holes = (text) => [...text.matchAll(/\\{\\w+\\}/g)].map(String).sort().join();
+    const [en, ko] = [await of("en"), await of("ko")];
+    return Object.keys(en).filter((key) => !key.endsWith(".one") &&
+        (!ko[key] || holes(ko[key]) !== holes(en[key])));
+}"""
+"""Keys of texts that Korean lacks, or has with other places for values."""
+
+
+async def write(page: Page, text: str) -> None:
+    """Write a message where the page is, and return once it is durable."""
+    await page.fill(".composer textarea", text)
+    await page.press(".composer textarea", "Enter")
+    await expect(page.locator(".entry.own:not(.waiting)", has_text=text)).to_have_count(1)
+
+
+async def choose(page: Page, *words: str) -> None:
+    """Choose what the open palette finds under these words."""
+    await page.fill(".palette input", " ".join(words))
+    await page.locator(".palette li").first.wait_for()
+    await page.keyboard.press("Enter")
+
+
+async def asked(customer: Client, text: str) -> str:
+    """A new conversation of a customer, and what they ask."""
+    room = await customer.create_room("support", title="Something new")
+    await customer.post_message(room.id, text)
+    return room.id
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
@@ -224,3 +283,236 @@ async def test_what_is_written_offline_is_sent_later(office: Office) -> None:
         await picture(page, "offline")
         await page.context.set_offline(False)
         await expect(page.locator(".entry.own:not(.waiting)", has_text="tunnel")).to_have_count(1)
+
+
+async def test_the_keyboard_alone_is_enough(office: Office) -> None:
+    async with office.client("yuki") as yuki, office.page(None) as page:
+        await asked(yuki, "Does the grinder fit into a rucksack?")
+        keys = page.keyboard
+        await keys.type(office.credentials.tokens["jonas"])
+        await keys.press("Enter")
+        await page.locator(".row", has_text="Yuki").first.wait_for()
+        await keys.press("j")
+        await expect(page.locator(".head h2")).to_have_text("Yuki Tanabe")
+        await expect(page.locator(".scroller")).to_contain_text("rucksack")
+        await keys.press("a")
+        await expect(page.locator(".head")).to_contain_text("Assigned to Jonas")
+        await expect(page.locator('.folders a[href="#/mine"]')).to_have_attribute(
+            "aria-current", "page"
+        )
+        await keys.press("r")
+        await keys.type("It does, without its lid.")
+        await keys.press("Enter")
+        await expect(page.locator(".entry.own:not(.waiting)")).to_contain_text("its lid")
+        await keys.press("Escape")
+        await keys.press("e")
+        await expect(page.locator(".head")).to_contain_text("Closed")
+        await keys.press("?")
+        await expect(page.locator("dialog .keys")).to_contain_text("Next conversation")
+        await keys.press("Escape")
+        await keys.press("Control+k")
+        await page.locator(".palette li", has_text="Message Amara").wait_for()
+        await keys.type("message amara")
+        await keys.press("Enter")
+        await expect(page.locator(".head h2")).to_have_text("Amara Okafor")
+        await keys.press("Escape")
+        await keys.press("Control+k")
+        await keys.type("unassigned list")
+        await keys.press("Enter")
+        await expect(page.locator(".list h2")).to_have_text("Unassigned")
+        await keys.press("j")
+        await expect(page.locator(".row").first).to_have_attribute("aria-current", "true")
+        await keys.press("i")
+        await expect(page.locator("aside")).to_be_hidden()
+        await keys.press("i")
+        await expect(page.locator("aside")).to_be_visible()
+
+
+async def test_a_conversation_is_given_away_noted_put_off_and_comes_back(office: Office) -> None:
+    async with (
+        office.page("tomasz") as page,
+        office.client("amara") as amara,
+        office.client("olivia") as olivia,
+    ):
+        await page.goto(f"{office.url}/#/mine/support-olivia")
+        await page.locator("aside").get_by_role("button", name="Tomasz Wilk").click()
+        await choose(page, "amara")
+        await expect(page.locator("aside")).to_contain_text("Amara Okafor")
+        given = page.locator(".event", has_text="Tomasz Wilk assigned it to Amara Okafor")
+        await expect(given).to_have_count(1)
+        await page.keyboard.press("s")
+        await page.locator(".palette li", has_text="For an hour").wait_for()
+        await picture(page, "snooze")
+        await page.keyboard.press("Enter")
+        await expect(page.locator(".head")).to_contain_text("Snoozed")
+        await page.click('.folders a[href="#/snoozed"]')
+        await expect(page.locator(".row", has_text="Olivia")).to_have_count(1)
+        soon = datetime.now(UTC) + timedelta(seconds=1)
+        changes = wire.PatchRoom(snoozed_until=soon.isoformat())
+        await amara.patch_room("support-olivia", changes)
+
+        await page.click(".row:has-text('Olivia')")
+        await page.keyboard.press("Escape")
+        await page.keyboard.press("n")
+        await choose(page, "begin")
+        await expect(page.locator(".is-notes .composer textarea")).to_be_focused()
+        await write(page, "She has been patient with us")
+        await picture(page, "notes-begun")
+        notes = page.url.rpartition("/")[2]
+        assert (await amara.messages(notes)).items[-1].text == "She has been patient with us"
+        with pytest.raises(NotFound):
+            await olivia.messages(notes)
+        assert [row.room_id async for row in olivia.inbox_items()] == ["support-olivia"]
+
+        await page.click("button[data-act='notes.back']")
+        field = page.locator(".composer textarea")
+        await field.fill("half a thought")
+        await page.keyboard.press("Escape")
+        await page.keyboard.press("/")
+        await page.keyboard.type("order")
+        await expect(page.locator(".find [role=status]")).to_have_text("1 of 1")
+        await expect(page.locator(".found")).to_contain_text("Order 48377")
+        await picture(page, "find")
+        await page.keyboard.press("Escape")
+        await expect(page.locator(".event", has_text="is open again")).to_have_count(1)
+        await expect(page.locator(".head")).to_contain_text("Open")
+        await page.goto(f"{office.url}/#/mine/support-hannah")
+        await expect(page.locator(".head h2")).to_have_text("Hannah Brückner")
+        await expect(field).to_have_value("")
+        await page.goto(f"{office.url}/#/open/support-olivia")
+        await expect(field).to_have_value("half a thought")
+        await page.reload()
+        await expect(field).to_have_value("half a thought")
+        await field.fill("")
+
+
+async def test_new_customers_are_told_to_every_manager_at_once(office: Office) -> None:
+    async with (
+        office.client("greta") as greta,
+        office.page("amara") as amara,
+        office.page("priya") as priya,
+    ):
+        for page in (amara, priya):
+            await page.click('.folders a[href="#/queue"]')
+            await page.locator(".row").first.wait_for()
+        waiting = (await greta.me()).name
+        count = int(await amara.locator('a[href="#/queue"] .count').text_content() or 0)
+        room = await asked(greta, "Is the shop open on Sunday?")
+        for page in (amara, priya):
+            row = page.locator(".row").first
+            await expect(row).to_contain_text(waiting)
+            await expect(row.locator(".preview")).to_have_text("Is the shop open on Sunday?")
+            await expect(page.locator('a[href="#/queue"] .count')).to_have_text(str(count + 1))
+        await amara.click(".row >> nth=0")
+        await amara.click("button[data-act=take]")
+        await expect(priya.locator(f'.row[href$="{room}"]')).to_have_count(0)
+        await expect(priya.locator('a[href="#/queue"] .count')).to_have_text(str(count))
+
+
+async def test_people_see_who_is_there_and_are_told_while_they_look_away(office: Office) -> None:
+    async with (
+        office.client("jonas") as jonas,
+        office.client("amara") as amara,
+        office.page("amara", permissions=["notifications"]) as page,
+    ):
+        await page.evaluate(NOTICES)
+        room = await jonas.create_room("direct", members=["amara"])
+        await page.goto(f"{office.url}/#/direct/{room.id}")
+        await expect(page.locator(".scroller")).to_contain_text("Descaler arrives")
+        async with jonas.live():
+            await expect(page.locator(".head")).to_contain_text("Online")
+            await jonas.typing(room.id)
+            await expect(page.locator(".typing")).to_have_text("Jonas Lindqvist is typing…")
+            await picture(page, "typing")
+        await page.click('.folders a[href="#/rooms"]')
+        await page.evaluate("() => void (window.isLookedAt = false)")
+        entry = await jonas.post_message(room.id, "Are you there?")
+        shown = "() => notices.filter(({isOpen}) => isOpen).map(({title, body}) => title + body)"
+        await page.wait_for_function("() => notices.length > 0")
+        assert await page.evaluate(shown) == ["Jonas LindqvistAre you there?"]
+        unread = (await amara.badge()).unread
+        await expect(page).to_have_title(f"({unread}) Tidings")
+        await expect(page.locator(".brand .badge")).to_have_text(str(unread))
+        await expect(page.locator("#icon")).to_have_attribute("href", re.compile("icon-unread"))
+        await amara.read(room.id, entry.seq)
+        await page.wait_for_function("() => notices.every(({isOpen}) => !isOpen)")
+        left = (await amara.badge()).unread
+        await expect(page).to_have_title(f"({left}) Tidings" if left else "Tidings")
+        await page.evaluate("() => void (window.isLookedAt = true)")
+        await page.goto(f"{office.url}/#/rooms/counter")
+        await expect(page.locator(".unread-mark")).to_be_visible()
+        assert await page.locator(".day").count() > 1
+        await expect(page.locator('.row[href$="/counter"] .badge')).to_have_count(0)
+
+
+async def test_files_are_dropped_and_pasted_and_show_how_far_they_are(office: Office) -> None:
+    async with office.page("jonas") as page:
+        await page.goto(f"{office.url}/#/rooms/workshop")
+        await expect(page.locator(".scroller")).to_contain_text("Blue box")
+        arrived = asyncio.Event()
+
+        async def hold(route: Route) -> None:
+            await arrived.wait()
+            await route.continue_()
+
+        await page.route("**/v1/uploads/**", hold)
+        dropped = [["list of seals.csv", "text/csv", 3_000], ["<b>.html", "text/html", 70]]
+        conversation = page.locator(".conversation")
+        await conversation.evaluate(GIVE_FILES, {"way": "drop", "files": dropped})
+        field = page.locator(".composer textarea")
+        await field.evaluate(GIVE_FILES, {"way": "paste", "files": [["seal.bin", "", 20]]})
+        await expect(page.locator(".tray progress")).to_have_count(3)
+        await expect(page.locator(".send")).to_be_disabled()
+        await picture(page, "uploading")
+        arrived.set()
+        await expect(page.locator(".tray progress")).to_have_count(0)
+        await page.get_by_label("Remove seal.bin").click()
+        await field.press("Enter")
+        own = page.locator(".entry.own:not(.waiting)").last
+        await expect(own.locator(".file .name")).to_have_text(["list of seals.csv", "<b>.html"])
+        await expect(page.locator(".tray li")).to_have_count(0)
+
+
+async def test_what_is_refused_stays_until_it_is_tried_again_or_given_up(office: Office) -> None:
+    async with (
+        Client(office.url, office.credentials.api_key) as server,
+        office.page("priya") as page,
+    ):
+        room = await server.create_room("group", title="For a while", members=["priya", "ines"])
+        await page.goto(f"{office.url}/#/rooms/{room.id}")
+        await expect(page.locator(".log")).to_contain_text("Nothing was said yet")
+        await page.context.set_offline(True)
+        for text in ("first", "second"):
+            await page.fill(".composer textarea", text)
+            await page.press(".composer textarea", "Enter")
+        await expect(page.locator(".entry.waiting")).to_have_text(
+            [re.compile("first"), re.compile("second")]
+        )
+        await server.remove_member(room.id, "priya")
+        await page.context.set_offline(False)
+        refused = page.locator(".entry.refused")
+        await expect(refused).to_have_count(2)
+        await expect(refused.first).to_contain_text("Not sent")
+        await picture(page, "refused")
+        await server.add_members(room.id, "priya")
+        await refused.first.get_by_role("button", name="Try again").click()
+        await expect(page.locator(".entry.own:not(.refused):not(.waiting)")).to_contain_text(
+            "first"
+        )
+        await refused.get_by_role("button", name="Delete").click()
+        await expect(refused).to_have_count(0)
+        texts = [entry.text for entry in (await server.messages(room.id)).items if entry.text]
+        assert texts == ["first"]
+
+
+async def test_everything_is_said_in_korean_too(office: Office) -> None:
+    async with office.page("amara", locale="ko-KR") as page:
+        assert await page.evaluate(CATALOGUES) == []
+        assert await page.evaluate("() => document.documentElement.lang") == "ko"
+        await expect(page.locator(".list h2")).to_have_text("미배정")
+        await page.goto(f"{office.url}/#/snoozed/support-mateo")
+        await expect(page.locator(".head h2")).to_have_text("Mateo Ruiz")
+        await picture(page, "korean")
+        await page.keyboard.press("Control+k")
+        await choose(page, "english")
+        await expect(page.locator(".list h2")).to_have_text("Snoozed")

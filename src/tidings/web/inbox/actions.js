@@ -48,7 +48,7 @@ export class Actions {
     const isMine = room.assignee_id === this.desk.me.id;
     const isClosed = room.status === "closed";
     return [
-      !isMine && !isClosed && button("take", () => this.take(), { kind: room.assignee_id ? "" : "main" }),
+      !isMine && !isClosed && button("take", () => this.take(), { kind: room.assignee_id ? "" : "main", sign: "mine" }),
       button("notes", () => this.notes(), { sign: "notes" }),
       !isClosed && button("snooze", () => this.askSnooze(), { sign: "snoozed" }),
       room.status === "open"

@@ -48,7 +48,8 @@ export class Conversation {
     return this.desk.room(this.roomId);
   }
 
-  start() {
+  /** Show it, ready to be written to where there is a keyboard, or ready to be read. */
+  start({ isWriting }) {
     this.draw();
     this.log.start();
     this.#look();
@@ -57,7 +58,8 @@ export class Conversation {
     this.#timer = setInterval(() => {
       if (!this.room?.isMember && !document.hidden) this.log.refresh();
     }, LOOK_EVERY_MS);
-    if (matchMedia("(min-width: 46.01rem)").matches) this.composer.focus();
+    if (!isWriting) this.focus();
+    else if (matchMedia("(min-width: 46.01rem)").matches) this.composer.focus();
   }
 
   close() {

@@ -62,7 +62,7 @@ function statusText(desk, entry) {
   }
   if (data.status === "open") return name ? t("status.opened", { name }) : t("status.reopened");
   if (data.status === "closed") return t("status.closed", { name: name ?? t("someone") });
-  if (data.status === "snoozed") {
+  if (data.status === "snoozed" || data.snoozed_until) {
     const until = data.snoozed_until;
     return t(until ? "status.snoozed.until" : "status.snoozed", { name: name ?? t("someone"), time: until && wholeTime(until) });
   }

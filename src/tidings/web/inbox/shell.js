@@ -16,6 +16,8 @@ const TOAST_MS = 6_000;
 export class Shell {
   #ending = new AbortController();
   #toastTimer = null;
+  /** Whether the next conversation is opened to read on, with the keys that act on it at hand. */
+  #isStepping = false;
   conversation = null;
 
   constructor(desk) {
@@ -118,7 +120,9 @@ export class Shell {
     const rooms = this.desk.roomsIn(this.desk.folder);
     const place = rooms.findIndex(({ id }) => id === this.roomId);
     const next = rooms[Math.max(0, Math.min(rooms.length - 1, place + by))];
-    if (next) this.go(this.desk.folder, next.id);
+    if (!next || next.id === this.roomId) return;
+    this.#isStepping = true;
+    this.go(this.desk.folder, next.id);
   }
 
   #follow() {
@@ -138,7 +142,8 @@ export class Shell {
     this.conversation?.close();
     this.conversation = roomId ? new Conversation(this, roomId) : null;
     this.middle.replaceChildren(this.conversation?.element ?? this.#nothing());
-    this.conversation?.start();
+    this.conversation?.start({ isWriting: !this.#isStepping });
+    this.#isStepping = false;
     this.profile.draw();
     this.notices.showTitle();
   }
