@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from aiohttp import web
-from playwright.async_api import Browser, BrowserContext, Page, async_playwright
+from playwright.async_api import Browser, BrowserContext, Page, async_playwright, expect
 
 from tests.command_line import run_tidings
 from tests.node_processes import Node, running_nodes
@@ -37,6 +37,8 @@ PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; connect-src http://127.0.0.1:* ws://127.0.0.1:*; "
     "base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'"
 )
+
+expect.set_options(timeout=DEADLINE_S * 1000)
 
 
 class Network:

@@ -132,8 +132,12 @@ export class LocalRoom {
     if (this.stale.size < STALE_MAX) this.stale.add(seq);
   }
 
-  /** The preview and the time that an inbox shows; the service's row says the same later. */
+  /** What an inbox shows, and how the room stands; the service's row says the same later. */
   #show(entry) {
+    if (entry.type === "status" && entry.seq > this.row?.head) {
+      const { title, status, assignee_id } = { ...this.row, ...entry.data };
+      Object.assign(this.row, { title, status, assignee_id, head: entry.seq });
+    }
     if (this.row && COUNTABLE_TYPES.has(entry.type) && entry.created_at >= this.row.updated_at) {
       this.row.updated_at = entry.created_at;
       this.row.preview = entry.deleted_at ? null : (entry.text ?? "").slice(0, PREVIEW_CHARACTERS);

@@ -326,9 +326,9 @@ export class State {
       room.hidden_seq = item.hidden ? item.head : null;
     }
     if (item.kind && (isNews || !room.row)) {
-      const { kind, title, updated_at, preview, status, assignee_id } = item;
+      const { kind, title, head, updated_at, preview, status, assignee_id } = item;
       const others = item.with ?? room.row?.with ?? [];
-      room.row = { kind, title, updated_at, preview, status, assignee_id, with: others };
+      room.row = { kind, title, head, updated_at, preview, status, assignee_id, with: others };
     }
     if (room.row || room.left) this.#rowless.delete(room.room_id);
     this.#note(room);

@@ -104,17 +104,18 @@ export class Desk {
     if (!row && !fetched) return null;
     const { unread = 0, mentions = 0, read_seq = 0, muted = false } = row ? local : {};
     const users = (row?.with ?? []).filter(({ id }) => id !== this.me.id);
+    const newest = !row || fetched?.head > row.head ? fetched : row;
     const customer_id = fetched?.customer_id ?? users.find(({ role }) => role === "customer")?.id ?? null;
     return {
       ...fetched,
       id: roomId,
       kind: row?.kind ?? fetched.kind,
-      title: (fetched ?? row).title,
-      status: (fetched ?? row).status,
-      assignee_id: (fetched ?? row).assignee_id,
+      title: newest.title,
+      status: newest.status,
+      assignee_id: newest.assignee_id,
       head: local?.head ?? fetched.head,
       updated_at: row?.updated_at ?? fetched.updated_at ?? fetched.created_at,
-      preview: (row ?? fetched).preview ?? null,
+      preview: row?.preview ?? fetched?.preview ?? null, // who joined later has none of their own
       isMember: Boolean(row),
       isHidden: Boolean(row) && !local.isListed,
       unread, mentions, read_seq, muted, users, customer_id,
@@ -149,13 +150,13 @@ export class Desk {
   }
 
   /** What was changed about a room is told by an entry of its log. */
-  #take({ type, room_id, data }) {
+  #take({ type, room_id, seq, data }) {
     if (type !== "status") return;
     if (!this.#fetched.has(room_id)) {
       this.look(room_id).catch(() => {}); // the list is read anew, too
       return;
     }
-    this.#know({ ...data, id: room_id });
+    this.#know({ ...data, id: room_id, head: seq });
   }
 
   async change(roomId, changes) {
