@@ -9,7 +9,7 @@ from tidings.api.endpoints import Call, Callers, Nothing, Section
 from tidings.api.exchanges import EXCHANGE
 from tidings.api.operations import PAGE_POLICY
 from tidings.errors import NotFound
-from tidings.web.assets import Asset, assets, entrance, page, version
+from tidings.web.assets import Asset, assets, entrance, page, version, worker
 
 SECTION = Section(
     "Pages and browser modules",
@@ -24,9 +24,11 @@ LASTING = "public, max-age=31536000, immutable"
 CHECKED = "public, no-cache"
 INBOX_POLICY = (
     f"{PAGE_POLICY}; img-src 'self' blob: https:; connect-src 'self' https:; "
-    "require-trusted-types-for 'script'"
+    "require-trusted-types-for 'script'; trusted-types tidings-worker"
 )
 """Pictures and uploads may be in a bucket of another origin; scripts and styles never are."""
+
+WORKER_POLICY = "default-src 'none'; connect-src 'self'"
 
 
 class AssetPath(Struct, frozen=True):
@@ -52,6 +54,15 @@ async def get_inbox_page(call: Call[Nothing, Nothing, Nothing]) -> web.Response:
     The page asks who it is, or takes a session's token from its address: `/#token=ts_…`."""
     call.request[EXCHANGE].content_security_policy = INBOX_POLICY
     return _reply(call.request, page("inbox/inbox.html"), CHECKED)
+
+
+@SECTION.endpoint("GET", "/sw.js", callers=Callers.OPEN, media_type="text/javascript")
+async def get_service_worker(call: Call[Nothing, Nothing, Nothing]) -> web.Response:
+    """Get the inbox's service worker.
+
+    It keeps the page for when there is no network, and shows what is pushed."""
+    call.request[EXCHANGE].content_security_policy = WORKER_POLICY
+    return _reply(call.request, worker(), CHECKED)
 
 
 @SECTION.endpoint("GET", "/ops", callers=Callers.OPEN, media_type="text/html")

@@ -6,9 +6,11 @@ import hashlib
 from functools import cache
 from importlib.resources import files
 
-from msgspec import Struct
+from msgspec import Struct, json
 
 FOLDERS = ("client", "inbox", "ops", "shop", "widget")
+SHELL_FOLDERS = ("client", "inbox")
+"""What the inbox's service worker keeps, besides the page itself."""
 LEAN_FOLDERS = ("widget",)
 """Sent without comments and indentation, since they are loaded by the pages of other sites."""
 MEDIA_TYPES = {
@@ -77,6 +79,23 @@ def entrance(path: str) -> Asset:
         f'export * from "./assets/{version()}/{path}";\n'.encode(),
         MEDIA_TYPES["js"],
     )
+
+
+@cache
+def worker() -> Asset:
+    """The inbox's service worker: another one as soon as a byte of the page or its files is."""
+    shell = page("inbox/inbox.html")
+    folder = f"assets/{version()}"
+    kept = [path for path in assets() if path.partition("/")[0] in SHELL_FOLDERS]
+    text = (files("tidings.web") / "sw.js").read_text("utf-8")
+    digest = hashlib.sha256(f"{folder} {shell.tag} {text}".encode()).hexdigest()
+    for name, value in (
+        ("{shell}", digest[:VERSION_CHARACTERS]),
+        ("{assets}", folder),
+        ("{files}", json.encode([f"{folder}/{path}" for path in kept]).decode()),
+    ):
+        text = text.replace(name, value)
+    return Asset(text.encode(), MEDIA_TYPES["js"])
 
 
 def _lean(text: str) -> str:

@@ -6,6 +6,7 @@ import { Desk } from "./desk.js";
 import { el, kept } from "./dom.js";
 import { Shell } from "./shell.js";
 import { language, t } from "./texts.js";
+import { forget, keepPage } from "./worker.js";
 
 const PROFILE = "inbox";
 
@@ -27,6 +28,7 @@ async function start(token) {
     refusal ??= token && !shell ? "entrance.refused" : "entrance.ended";
     shell?.close();
     shell = null;
+    forget().catch(() => {}); // what the browser does not let go of is of no use without a session
     enter(refusal);
   };
   try {
@@ -43,6 +45,7 @@ async function start(token) {
     shell = new Shell(new Desk(tidings, me));
     document.body.replaceChildren(shell.element);
     shell.start();
+    (globalThis.requestIdleCallback ?? setTimeout)(keepPage);
   } catch (error) {
     if (error instanceof Unreachable) enter("entrance.unreachable");
     else if (!(error instanceof Problem)) throw error;

@@ -1,7 +1,10 @@
 /** What is told while the page is not looked at: its title, its icon, the browser's notices. */
 
+import { keep, kept } from "./dom.js";
 import { t } from "./texts.js";
+import { closeNotices, onOpen, subscribe, unsubscribe } from "./worker.js";
 
+const SWITCH_KEY = "tidings:inbox:notices";
 const PREVIEW_CHARACTERS = 140;
 const COUNTABLE_TYPES = new Set(["text", "audio", "campaign"]);
 
@@ -26,6 +29,10 @@ export class Notices {
     tidings.on("queue", () => this.#noticeQueue());
     this.#waiting = tidings.queue?.open ?? null;
     this.showTitle();
+    onOpen((roomId) => roomId && this.shell.open(roomId), signal);
+    document.addEventListener("visibilitychange", () => document.hidden || this.#closeRead(), { signal });
+    this.#closeRead();
+    if (this.isOn) subscribe(tidings);
   }
 
   stop() {
@@ -35,13 +42,25 @@ export class Notices {
     navigator.clearAppBadge?.().catch(() => {});
   }
 
-  /** Whether the user could still be asked. */
-  get isAskable() {
-    return "Notification" in window && Notification.permission === "default";
+  /** Whether the browser lets them be switched on and off. */
+  get isSwitchable() {
+    return "Notification" in window && Notification.permission !== "denied";
   }
 
-  async ask() {
-    await Notification.requestPermission();
+  get isOn() {
+    return "Notification" in window && Notification.permission === "granted" && kept(SWITCH_KEY) !== "off";
+  }
+
+  /** Tell of messages, also while the page is closed, as far as the browser does. */
+  async turnOn() {
+    if ((await Notification.requestPermission()) !== "granted") return;
+    keep(SWITCH_KEY, null);
+    await subscribe(this.desk.tidings);
+  }
+
+  async turnOff() {
+    keep(SWITCH_KEY, "off");
+    await unsubscribe(this.desk.tidings);
   }
 
   /** The service's count, in the title, on the icon and on the installed application. */
@@ -59,7 +78,7 @@ export class Notices {
 
   get #mayShow() {
     const isLookedAt = document.visibilityState === "visible" && document.hasFocus();
-    return "Notification" in window && Notification.permission === "granted" && !isLookedAt && this.desk.tidings.connection.isLeader;
+    return this.isOn && !isLookedAt && this.desk.tidings.connection.isLeader;
   }
 
   #notice(entry) {
@@ -88,6 +107,11 @@ export class Notices {
       act();
     };
     this.#shown.set(key, notice);
+  }
+
+  /** The same for what was pushed while the page was closed. */
+  #closeRead() {
+    closeNotices((roomId) => !roomId || !this.desk.tidings.room(roomId)?.unread);
   }
 
   /** What was read, here or on another device, needs no notice. */

@@ -112,7 +112,7 @@ export class Palette {
         act: () => this.#write(person),
       })),
       ...Object.keys(FOLDERS).map((name) => ({ name: t(`folder.${name}`), kind: t("palette.list"), sign: name, act: () => shell.go(name) })),
-      ...(shell.notices.isAskable ? [command("palette.notify", "bell", () => shell.notices.ask())] : []),
+      ...(shell.notices.isSwitchable ? [this.#notices(command)] : []),
       ...Object.entries(THEMES).map(([name, key]) => command(key, "details", () => chooseTheme(name))),
       ...Object.entries(LANGUAGES)
         .filter(([name]) => name !== language)
@@ -134,6 +134,12 @@ export class Palette {
       command(muted ? "palette.unmute" : "palette.mute", "bell", attempt(() => tidings.mute(id, !muted))),
       kind !== "support" && !isHidden && command("palette.hide", "close", attempt(() => tidings.hide(id, true))),
     ].filter(Boolean);
+  }
+
+  #notices(command) {
+    const { shell } = this;
+    if (shell.notices.isOn) return command("palette.notify.off", "bell", () => shell.attempt(() => shell.notices.turnOff()));
+    return command("palette.notify", "bell", () => shell.notices.turnOn());
   }
 
   #write(person) {

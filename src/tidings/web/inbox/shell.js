@@ -127,6 +127,7 @@ export class Shell {
 
   #follow() {
     const [, folder, roomId] = location.hash.split("/");
+    if (folder === "to" && roomId) return this.open(decodeURIComponent(roomId));
     const name = folder in FOLDERS ? folder : FIRST_FOLDER;
     if (name !== this.desk.folder || !this.desk.list(name).isLoaded) {
       this.desk.folder = name;

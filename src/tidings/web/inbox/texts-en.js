@@ -166,6 +166,7 @@ export default {
   "palette.theme.dark": "Dark colours",
   "palette.theme.system": "Colours of the system",
   "palette.notify": "Turn notifications on",
+  "palette.notify.off": "Turn notifications off",
   "palette.mute": "Mute this room",
   "palette.unmute": "Unmute this room",
   "palette.hide": "Take it off the list until something new comes",

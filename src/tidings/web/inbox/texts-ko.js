@@ -163,6 +163,7 @@ export default {
   "palette.theme.dark": "어두운 테마",
   "palette.theme.system": "시스템 테마",
   "palette.notify": "알림 켜기",
+  "palette.notify.off": "알림 끄기",
   "palette.mute": "이 방 알림 끄기",
   "palette.unmute": "이 방 알림 켜기",
   "palette.hide": "새 메시지가 올 때까지 목록에서 숨기기",

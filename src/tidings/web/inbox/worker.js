@@ -1,0 +1,71 @@
+/**
+ * What the page asks of its service worker (`sw.js`): to keep the page for when there is no network,
+ * and to take pushes for this device while it is closed.
+ */
+
+import { at, HOME } from "../client/client.js";
+
+const ADDRESS = `${HOME}/sw.js`;
+/** Scripts by address are only made of this one: the page demands trusted types. */
+const POLICY = "tidings-worker";
+const trusted = globalThis.trustedTypes?.createPolicy(POLICY, { createScriptURL: () => ADDRESS });
+
+const container = globalThis.navigator?.serviceWorker;
+const registered = async () => (container ? ((await container.getRegistration(ADDRESS)) ?? null) : null);
+
+/** Keep the page from now on; quietly without, where the browser has no workers (it needs HTTPS). */
+export async function keepPage() {
+  try {
+    await container?.register(trusted?.createScriptURL("") ?? ADDRESS);
+  } catch {
+    // blocked, or not reachable just now: tried again when the page is opened
+  }
+}
+
+/** Call the listener with the room of a notification that was clicked. */
+export function onOpen(listener, signal) {
+  container?.addEventListener("message", ({ data }) => data?.type === "open" && listener(data.room_id), { signal });
+}
+
+/** Close what the worker shows of rooms, as far as `isOver(roomId)`. */
+export async function closeNotices(isOver) {
+  for (const notice of (await (await registered())?.getNotifications()) ?? []) {
+    if (notice.data?.version !== undefined && isOver(notice.data.room_id)) notice.close();
+  }
+}
+
+/** Have this device pushed to while it is not connected; whether that is so now. */
+export async function subscribe(tidings) {
+  if (!container || !globalThis.PushManager) return false;
+  try {
+    const registration = await container.ready;
+    const { public_key: applicationServerKey } = await tidings.call("GET", "/v1/push");
+    const subscription = await registration.pushManager.subscribe({ userVisibleOnly: true, applicationServerKey });
+    await tidings.call("PUT", await pathOf(tidings), { body: subscription.toJSON() });
+    return true;
+  } catch {
+    return false; // no push service, or it is not reachable: the open page tells by itself
+  }
+}
+
+export async function unsubscribe(tidings) {
+  const subscription = await (await registered())?.pushManager?.getSubscription();
+  if (!subscription) return;
+  await subscription.unsubscribe();
+  await tidings.call("DELETE", await pathOf(tidings));
+}
+
+/** The session ended, and its subscription with it: nothing of it is left. */
+export async function forget() {
+  const registration = await registered();
+  if (!registration) return;
+  for (const notice of await registration.getNotifications()) notice.close();
+  await (await registration.pushManager?.getSubscription())?.unsubscribe();
+  await registration.unregister();
+  for (const name of await caches.keys()) await caches.delete(name);
+}
+
+async function pathOf(tidings) {
+  const { items } = await tidings.call("GET", "/v1/sessions");
+  return at`/v1/sessions/${items.find(({ is_current }) => is_current).session_id}/push`;
+}
