@@ -20,10 +20,10 @@ from structlog.testing import capture_logs
 from tidings.config import DynamoAddress
 from tidings.errors import Unavailable
 from tidings.storage import calls
-from tidings.storage.calls import CONNECTIONS_MAX, Calls, Refused, endpoint
+from tidings.storage.calls import Calls, Refused, endpoint
 from tidings.storage.dynamodb import DynamoStore
 from tidings.storage.interface import ConditionFailed, Delete, Exists, Update
-from tidings.storage.retries import CALL_DEADLINE_S, Kind, RetryPolicy
+from tidings.storage.retries import ATTEMPT_TIMEOUTS_S, CALL_DEADLINE_S, Kind, RetryPolicy
 from tidings.storage.tables import ROOMS
 
 NAMESPACE = "com.amazonaws.dynamodb.v20120810#"
@@ -31,6 +31,7 @@ WRITE = {
     "TransactItems": [{"Put": {"TableName": "t.rooms", "Item": {"room": {"S": "a secret room"}}}}],
     "ClientRequestToken": "0123456789abcdef",
 }
+FEW = 4
 
 Reply: TypeAlias = Callable[[web.Request], web.Response | None]
 """None breaks the connection."""
@@ -256,21 +257,43 @@ async def test_who_never_answers_is_given_up_within_the_deadline(peer: Peer) -> 
 
 
 async def test_nobody_there_is_known_as_such() -> None:
+    now_s = 0.0
+    retried: list[Kind] = []
+
+    async def sleep(pause_s: float) -> None:
+        nonlocal now_s
+        now_s += pause_s
+
+    # The longest pauses end with as much time left as a connection may take.
+    policy = RetryPolicy(
+        deadline_s=2.5,
+        on_retry=retried.append,
+        chance=lambda: 1.0,
+        monotonic=lambda: now_s,
+        sleep=sleep,
+    )
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}"
-        retried: list[Kind] = []
-        policy = RetryPolicy(deadline_s=0.2, on_retry=retried.append)
         async with Calls.open(DynamoAddress("eu-west-1", "t", url), policy=policy) as calls:
             with pytest.raises(Unavailable, match="unreachable"):
                 await calls.call("PutItem", WRITE)
     assert set(retried) == {Kind.UNREACHABLE}
 
 
-async def test_waiting_for_a_connection_is_not_a_lost_answer(peer: Peer) -> None:
+@pytest.fixture
+async def narrow(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Calls]:
+    """Calls over so few connections that a busy machine answers all of them well in time."""
+    monkeypatch.setattr(calls, "CONNECTIONS_MAX", FEW)
+    async with Calls.open(peer.address, on_retry=peer.retried.append) as opened:
+        yield opened
+
+
+async def test_waiting_for_a_connection_is_not_a_lost_answer(peer: Peer, narrow: Calls) -> None:
     peer.delay_s = 0.15
-    count = 8 * CONNECTIONS_MAX
-    await asyncio.gather(*(peer.calls.call("PutItem", WRITE) for _ in range(count)))
+    count = 8 * FEW
+    assert peer.delay_s * count / FEW > ATTEMPT_TIMEOUTS_S[0]
+    await asyncio.gather(*(narrow.call("PutItem", WRITE) for _ in range(count)))
     assert peer.retried == []
     assert len(peer.requests) == count
 
@@ -295,15 +318,15 @@ async def test_a_large_body_arrives_whole_with_each_attempt(peer: Peer) -> None:
     assert int(peer.requests[1].headers["Content-Length"]) == len(peer.bodies[1])
 
 
-async def test_a_cancelled_call_leaves_nothing_behind(peer: Peer) -> None:
-    peer.hangs = CONNECTIONS_MAX
-    hanging = [asyncio.ensure_future(peer.calls.call("PutItem", WRITE)) for _ in range(peer.hangs)]
-    while len(peer.requests) < peer.hangs:
+async def test_a_cancelled_call_leaves_nothing_behind(peer: Peer, narrow: Calls) -> None:
+    peer.hangs = FEW
+    hanging = [asyncio.ensure_future(narrow.call("PutItem", WRITE)) for _ in range(FEW)]
+    while len(peer.requests) < FEW:
         await asyncio.sleep(0.01)
     for task in hanging:
         task.cancel()
     await asyncio.gather(*hanging, return_exceptions=True)
-    await asyncio.gather(*(peer.calls.call("PutItem", WRITE) for _ in range(CONNECTIONS_MAX)))
+    await asyncio.gather(*(narrow.call("PutItem", WRITE) for _ in range(FEW)))
     assert peer.retried == []
 
 
