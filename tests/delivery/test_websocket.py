@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-import aiohttp
 import pytest
 
 from tests.delivery.conftest import Node
@@ -208,19 +207,21 @@ async def test_bad_utf8_and_large_frames_end_the_connection(node: Node) -> None:
     assert not list(node.hub.connections)
 
 
-async def test_without_a_credential_the_socket_is_closed(
-    node: Node, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(websocket, "AUTH_DEADLINE_S", 0.05)
+async def test_without_a_valid_credential_the_socket_is_closed(node: Node) -> None:
     bob = await node.device("bob")
     socket = await bob.connect(header=False, token="ts_wrong")
     assert (await socket.next("error"))["problem"]["code"] == "unauthorized"
     assert await socket.closed() == 4401
+
+
+async def test_who_is_late_with_a_credential_may_come_back(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(websocket, "AUTH_DEADLINE_S", 0.05)
     async with node.client.ws_connect(node.url("/v1/ws")) as silent:
-        message = await silent.receive()
-        assert message.type is aiohttp.WSMsgType.TEXT
+        assert (await silent.receive_json())["type"] == "closing"
         await silent.receive()
-        assert silent.close_code == 4401
+        assert silent.close_code == 1013
 
 
 async def test_malformed_auth_may_be_sent_again(node: Node) -> None:

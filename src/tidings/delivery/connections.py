@@ -30,9 +30,10 @@ class CloseCode(IntEnum):
     INTERNAL_ERROR = 1011
     """A fault of the service: come back and catch up."""
     TRY_AGAIN_LATER = 1013
-    """Too many arrive at once: come back after the `retry_after_ms` of the `closing` frame."""
+    """Too many arrive at once, or no credential came in time: come back after the `retry_after_ms`
+    of the `closing` frame."""
     UNAUTHORIZED = 4401
-    """No valid credential in time, or it was revoked: come back with another one."""
+    """No valid credential, or it was revoked: come back with another one."""
     FORBIDDEN = 4403
     """This credential has no queue: do not come back."""
     BEHIND = 4408

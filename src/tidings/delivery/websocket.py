@@ -308,11 +308,12 @@ class _Socket:
         await self._response.close(code=code, drain=False)
 
     async def _authenticate_in_time(self) -> tuple[Caller, frames.Auth]:
+        """Who is there. Lateness, the network's or our own, says nothing about a credential."""
         try:
             async with asyncio.timeout(AUTH_DEADLINE_S):
                 return await self._authenticate()
         except TimeoutError as error:
-            raise Unauthorized("No credential came in time.") from error
+            raise Unavailable("No credential came in time.") from error
 
     async def _authenticate(self) -> tuple[Caller, frames.Auth]:
         """Wait for a valid `auth` frame; what is merely malformed may be sent again."""
