@@ -29,11 +29,14 @@ from tidings.storage.calls import Calls, Refused
 from tidings.storage.dynamodb import DynamoStore
 from tidings.storage.expressions import table_name
 from tidings.storage.interface import Table
+from tidings.storage.retries import RetryPolicy
 from tidings.storage.tables import TABLES
 
 START_S_MAX = 90.0
 START_LOOK_S = 0.02
 END_S_MAX = 30.0
+PATIENT = RetryPolicy(deadline_s=60.0)
+"""For tables that a test needs to begin with, however busy the machine is."""
 
 # Ends when its standard input does, and so with the process of the tests, however that ends.
 _MINISTACK = """
@@ -128,13 +131,13 @@ async def make_tables(address: DynamoAddress, tables: Sequence[Table] = TABLES) 
     The engine would delete what has expired by its own clock, which is not that of the tests.
     """
     lasting = [msgspec.structs.replace(table, expires=None) for table in tables]
-    async with Calls.open(address) as calls:
+    async with Calls.open(address, policy=PATIENT) as calls:
         await provision.create(calls, address, tables=lasting)
 
 
 async def remove_tables(address: DynamoAddress, tables: Sequence[Table] = TABLES) -> None:
     """Remove those of the tables that are there."""
-    async with Calls.open(address) as calls:
+    async with Calls.open(address, policy=PATIENT) as calls:
         for table in tables:
             try:
                 await calls.call("DeleteTable", {"TableName": table_name(address.prefix, table)})
