@@ -399,7 +399,7 @@ class MigrationCheck(Struct, frozen=True):
 
 
 class MigrationShadow(Struct, frozen=True):
-    """Reads of the service that both stores were asked, of the processes that live."""
+    """Reads of the service that both stores were asked since the move began."""
 
     share: float
     """Of the reads of keys and ranges, from 0 to 1."""

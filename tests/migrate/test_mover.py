@@ -199,7 +199,11 @@ async def test_a_share_of_the_reads_is_compared_and_told_of(sides: Sides) -> Non
                         break
                     await asyncio.sleep(0.05)
             assert (report.shadow.share, report.shadow.differences) == (1.0, 0)
-            assert (await commands.shadow(sides.source, 0)).shadow is None
+            before = report.shadow.reads
+        after = (await commands.look(sides.source)).shadow
+        assert after is not None
+        assert after.reads >= before, "it stays when the process that counted it has ended"
+        assert (await commands.shadow(sides.source, 0)).shadow is None
         await commands.ask(sides.source, "rolled_back", lambda report: None)
     finally:
         following.cancel()

@@ -17,7 +17,7 @@ from tests.storage.suspending import DistantStore, HeldStore, SuspendingStore
 from tidings.errors import Conflict, Unavailable
 from tidings.storage import moves
 from tidings.storage.interface import ConditionFailed, Put, Table
-from tidings.storage.moves import Move, MoveChanged, Pair, Stage
+from tidings.storage.moves import Move, MoveChanged, Pair, Process, Stage
 from tidings.storage.sqlite import SqliteStore
 from tidings.storage.tables import MOVES, ROOMS
 
@@ -207,8 +207,26 @@ async def test_who_has_not_confirmed_a_switch_is_known(pair: Pair) -> None:
     await moves.beat(pair.target, "a", {})
     (found,) = await moves.processes(pair.target)
     assert (found.id, found.beat, found.data) == ("b", 1, {"reads": 7})
-    await moves.forget(pair.source, "a", 1)
+    await moves.forget(pair.source, "a", 1, {})
     assert await moves.unconfirmed(pair, switched) == []
+
+
+async def test_what_processes_counted_outlives_them(pair: Pair) -> None:
+    move = await at(pair, "copying", "following")
+    for name, reads in (("ended", 3), ("dead", 4), ("lives", 5)):
+        await moves.register(pair.source, move, name, slots=2, data={})
+        await moves.beat(pair.source, name, {"reads": reads, "differences": 1})
+    dead, _, _ = await moves.processes(pair.source)
+    lives = Process("lives", dead.epoch, dead.beat - 1, dead.slots, dead.data)
+    await asyncio.gather(
+        moves.forget_dead(pair.source, dead),
+        moves.forget_dead(pair.source, lives),
+        moves.forget(pair.source, "ended", 2, {"reads": 6, "differences": 1}),
+    )
+    await moves.forget_dead(pair.source, dead)
+    assert [process.id for process in await moves.processes(pair.source)] == ["lives"]
+    counted = (await moves.take(pair, await moves.seal(pair, move), "switched")).data[moves.GONE]
+    assert counted == {"reads": 10, "differences": 2}
 
 
 async def test_amendments_stay_and_are_not_lost(engines: Engines, pair: Pair) -> None:

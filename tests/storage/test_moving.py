@@ -279,10 +279,10 @@ async def test_who_was_taken_for_dead_registers_again(
     source = mover.pair.source
     await mover.begin()
     (process,) = await moves.processes(source)
-    await moves.forget(source, process.id, process.slots)
+    await moves.forget_dead(source, process)
     await store.write(Put(ROOMS, room()))
     (process,) = await moves.processes(source)
-    await moves.forget(source, process.id, process.slots)
+    await moves.forget_dead(source, process)
     while not await moves.processes(source):
         await asyncio.sleep(LOOK_S)
 

@@ -66,6 +66,10 @@ TRIES_MAX = 10
 
 RECORD: Key = ("move", "record")
 CONFIRMS = "confirms"
+COUNTED = ("reads", "differences")
+"""What processes count of their shadow reads, in what they tell."""
+GONE = "gone"
+"""The entry of a move's data with what was counted by processes that are no more."""
 
 Stage: TypeAlias = Literal[
     "preparing",  # announced: processes begin to guard, changes begin to be captured
@@ -175,7 +179,7 @@ class Process(msgspec.Struct, frozen=True):
     slots: int
     """How many guards it has."""
     data: Mapping[str, Any]
-    """What it tells of itself: `reads`, `differences` of its shadow reads."""
+    """What it tells of itself: COUNTED, and the `problem` that it has, if it has one."""
 
 
 def other(side: Side) -> Side:
@@ -394,13 +398,11 @@ async def amend(
             },
             beat=now.beat + 1,
         )
-        fields = {name: _item(changed).get(name) for name in ("wanted", "data", "beat")}
-        when = (Equals("epoch", now.epoch), Equals("beat", now.beat))
         store = pair.at(now.decides)
         await _tell_decider(pair, now)
         changed = msgspec.structs.replace(changed, side=now.decides)
         with suppress(ConditionFailed):
-            await store.write(Update(MOVES, RECORD, fields, when=when))
+            await store.write(_amendment(now, changed))
             return changed
     raise MoveChanged
 
@@ -448,18 +450,49 @@ async def beat(store: Store, process: str, data: Mapping[str, Any]) -> bool:
     return True
 
 
-async def forget(store: Store, process: str, slots: int) -> None:
-    """Remove a process that has ended. One that has not is refused, and registers again."""
-    guards = [Delete(MOVES, _guard(process, slot)) for slot in range(slots)]
-    await store.write(*guards, Delete(MOVES, (CONFIRMS, process)))
+async def forget(store: Store, process: str, slots: int, counted: Mapping[str, Any]) -> None:
+    """Remove a process that has ended; what it counted stays. One that has not ended is refused,
+    and registers again."""
+    for _ in range(TRIES_MAX):
+        row = await store.get(MOVES, (CONFIRMS, process))
+        if row is None or await _is_forgotten(store, process, slots, counted, (Exists(),)):
+            return
 
 
 async def forget_dead(store: Store, dead: Process) -> None:
-    """Remove a process whose row stood still for FORGOTTEN_S, unless it has moved since."""
-    guards = [Delete(MOVES, _guard(dead.id, slot)) for slot in range(dead.slots)]
+    """Remove a process whose row stood still for FORGOTTEN_S, unless it has moved since; what it
+    counted stays."""
     is_same = (Equals("beat", dead.beat), Equals("epoch", dead.epoch))
-    with suppress(ConditionFailed):
-        await store.write(*guards, Delete(MOVES, (CONFIRMS, dead.id), when=is_same))
+    for _ in range(TRIES_MAX):
+        row = await store.get(MOVES, (CONFIRMS, dead.id))
+        if row is None or (row["beat"], row["epoch"]) != (dead.beat, dead.epoch):
+            return
+        if await _is_forgotten(store, dead.id, dead.slots, dead.data, is_same):
+            return
+
+
+async def _is_forgotten(
+    store: Store,
+    process: str,
+    slots: int,
+    counted: Mapping[str, Any],
+    when: tuple[Condition, ...],
+) -> bool:
+    """Remove the rows of a process, and add what it counted to the record of the store that
+    decides; False where one of these changed meanwhile."""
+    writes: list[Write] = [Delete(MOVES, _guard(process, slot)) for slot in range(slots)]
+    writes.append(Delete(MOVES, (CONFIRMS, process), when=when))
+    now = await read_row(store)
+    if now is not None and now.decides == now.side and any(map(counted.get, COUNTED)):
+        before = now.data.get(GONE, {})
+        total = {name: before.get(name, 0) + counted.get(name, 0) for name in COUNTED}
+        changed = msgspec.structs.replace(now, data={**now.data, GONE: total}, beat=now.beat + 1)
+        writes.append(_amendment(now, changed))
+    try:
+        await store.write(*writes)
+    except ConditionFailed:
+        return False
+    return True
 
 
 async def processes(store: Store) -> list[Process]:
@@ -495,6 +528,12 @@ async def unconfirmed(pair: Pair, move: Move) -> list[str]:
 def _guard(process: str, slot: int) -> Key:
     """In a partition of its own: each carries the load of one writer."""
     return (f"guards/{process}#{slot}", "guard")
+
+
+def _amendment(now: Move, changed: Move) -> Update:
+    fields = {name: _item(changed).get(name) for name in ("wanted", "data", "beat")}
+    when = (Equals("epoch", now.epoch), Equals("beat", now.beat))
+    return Update(MOVES, RECORD, fields, when=when)
 
 
 async def _the(pair: Pair, move_id: str) -> Move:

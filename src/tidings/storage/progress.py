@@ -12,7 +12,7 @@ from tidings import wire
 from tidings.clock import Clock, rfc3339
 from tidings.errors import Unavailable
 from tidings.storage.interface import Item, Position, Store
-from tidings.storage.moves import Move, Pair, processes
+from tidings.storage.moves import GONE, Move, Pair, processes
 from tidings.storage.prices import latest_prices
 from tidings.storage.shadows import SHADOW_SHARE
 from tidings.storage.tables import MOVES
@@ -70,7 +70,7 @@ async def _shadow(move: Move, store: Store) -> wire.MigrationShadow | None:
     share = move.data.get(SHADOW_SHARE)
     if share is None:
         return None
-    told = [process.data for process in await processes(store)]
+    told = [move.data.get(GONE, {}), *[process.data for process in await processes(store)]]
     return wire.MigrationShadow(
         share=share,
         reads=sum(data.get("reads", 0) for data in told),

@@ -34,14 +34,16 @@ class Shadows:
         self._chance = chance
         self._on_compared = on_compared
         self._tasks: set[asyncio.Task[None]] = set()
-        self.reads = 0
-        """Reads that were compared."""
-        self.differences = 0
-        """Those of them whose answers differed to the end."""
+        self._move_id = ""
+        self._reads = 0
+        self._differences = 0
 
-    def told(self) -> dict[str, Any]:
-        """What was found up to now, for others to read."""
-        return {"reads": self.reads, "differences": self.differences}
+    def told(self, move: Move) -> dict[str, Any]:
+        """How many reads were compared during that move, and how many of them differed to the end,
+        for others to read."""
+        if move.id != self._move_id:
+            self._move_id, self._reads, self._differences = move.id, 0, 0
+        return {"reads": self._reads, "differences": self._differences}
 
     def offer(self, move: Move, ask: Ask, here: Store, there: Store, found: Any) -> None:
         """Compare what was found here with what is there, if this read is one of the share."""
@@ -69,9 +71,10 @@ class Shadows:
         except Exception:  # noqa: BLE001  # the root of a task
             _log.exception("unexpected", place="shadow read")
             return
-        self.reads += 1
+        if move.id == self._move_id:
+            self._reads += 1
+            self._differences += not is_same
         if not is_same:
-            self.differences += 1
             _log.warning("shadow_read_differs", move=move.id)
         if self._on_compared is not None:
             self._on_compared(is_same)

@@ -85,7 +85,11 @@ class Standing:
     """What one process knows of the store that decides, kept fresh by a task of its own."""
 
     def __init__(
-        self, opening: Opening, *, boottime: Callable[[], float], told: Callable[[], dict[str, Any]]
+        self,
+        opening: Opening,
+        *,
+        boottime: Callable[[], float],
+        told: Callable[[Move], dict[str, Any]],
     ) -> None:
         self._opening = opening
         self._boottime = boottime
@@ -152,7 +156,9 @@ class Standing:
             for stack in [self._stacks[url] for url in self._known_at]:
                 with suppress(TidingsError, TimeoutError):
                     async with asyncio.timeout(LEAVE_TIMEOUT_S):
-                        await moves.forget(stack.engine, self._process, stack.slots)
+                        await moves.forget(
+                            stack.engine, self._process, stack.slots, self._tells(self.record)
+                        )
         finally:
             await self._contexts.aclose()
 
@@ -298,7 +304,7 @@ class Standing:
             while self._unguarded:
                 self._is_guarded.clear()
                 await self._is_guarded.wait()
-            data = self._tells()
+            data = self._tells(move)
             beaten_at = self._boottime()
             await moves.register(here.engine, move, self._process, slots=here.slots, data=data)
             self._beaten_at = beaten_at
@@ -347,8 +353,8 @@ class Standing:
         else:
             self._problem = None
 
-    def _tells(self) -> dict[str, Any]:
-        told = self._told()
+    def _tells(self, move: Move | None) -> dict[str, Any]:
+        told = {} if move is None else self._told(move)
         return told if self._problem is None else {**told, "problem": self._problem}
 
     async def _watch(self) -> None:
@@ -394,7 +400,7 @@ class Standing:
     async def _beat(self) -> None:
         now = self._boottime()
         if self.move is not None and now - self._beaten_at >= BEAT_INTERVAL_S:
-            if await moves.beat(self.here.engine, self._process, self._tells()):
+            if await moves.beat(self.here.engine, self._process, self._tells(self.move)):
                 self._beaten_at = now
             else:
                 self._registered = None
