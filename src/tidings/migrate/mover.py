@@ -27,6 +27,7 @@ from tidings.migrate.comparing import Comparison
 from tidings.migrate.copying import Backfill, Follow
 from tidings.migrate.crew import BEAT_S, Crew
 from tidings.migrate.lanes import Stale
+from tidings.migrate.notes import carry_notes
 from tidings.migrate.rates import Rate
 from tidings.migrate.sides import Sides
 from tidings.storage import moves
@@ -428,6 +429,7 @@ class Mover:
             is_drained = await follow.drain(DRAIN_S)
             if is_drained:  # and nothing that is under way may arrive later
                 await lanes.retire(self._pair.at(other(here)), follow_name(move, move.epoch))
+                await carry_notes(self._pair.at(here), self._pair.at(other(here)), sealed)
         except BaseException:
             await self._let_go(sealed)
             raise
