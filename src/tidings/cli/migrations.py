@@ -11,6 +11,7 @@ from tidings import wire
 from tidings.cli.output import note, print_table
 
 if TYPE_CHECKING:
+    from rich.live import Live
     from rich.progress import Progress
 
     from tidings.migrate.plans import Plan
@@ -101,13 +102,14 @@ def print_status(report: wire.Migration) -> None:
                 worker.id,
                 worker.doing if worker.is_alive else "silent",
                 f"{worker.units_per_s:,.0f}",
-                worker.heard_at,
-                worker.trouble,
+                _second(worker.heard_at),
             )
             for worker in report.workers
         ]
-        columns = ("worker", "doing", "units/s", "heard at", "trouble")
-        print_table("", columns, rows, right="units/s")
+        print_table("", ("worker", "doing", "units/s", "heard at"), rows, right="units/s")
+        for worker in report.workers:
+            if worker.trouble:
+                note(f"trouble of {worker.id}: {worker.trouble}")
     if report.stage not in ("finished", "rolled_back") and not _living(report):
         note("nobody works at it: go on with `tidings migrate work`")
     elif hint := _NEXT.get(report.stage):
@@ -135,7 +137,11 @@ def _rate(report: wire.Migration) -> str:
 
 
 def _ends(report: wire.Migration) -> str:
-    return "" if report.ends_at is None else report.ends_at[:19].replace("T", " ") + " UTC"
+    return "" if report.ends_at is None else _second(report.ends_at)
+
+
+def _second(moment: str) -> str:
+    return f"{moment[:19].replace('T', ' ')} UTC"
 
 
 def _compared(report: wire.Migration) -> str:
@@ -143,7 +149,7 @@ def _compared(report: wire.Migration) -> str:
     if check is None:
         return "not yet" if report.stage == "following" else ""
     text = f"{check.items:,} items, {check.mended:,} mended, {check.left:,} differ"
-    return f"{text}, at {check.checked_at}"
+    return f"{text}, at {_second(check.checked_at)}"
 
 
 def _shadow(report: wire.Migration) -> str:
@@ -197,35 +203,34 @@ class Lines:
 
 @contextmanager
 def open_screen() -> Iterator[Screen]:
-    """A bar with its figures on a terminal, lines elsewhere; on standard error."""
+    """A bar with its figures below it on a terminal, lines elsewhere; on standard error."""
     from rich.console import Console
+    from rich.live import Live
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
     error = Console(stderr=True, highlight=False)
     if not error.is_terminal:
         yield Lines()
         return
-    columns = (
-        SpinnerColumn(),
-        TextColumn("[bold]{task.fields[stage]}"),
-        BarColumn(bar_width=24),
-        TextColumn("{task.description}"),
-    )
-    with Progress(*columns, console=error) as progress:
-        yield _Bar(progress)
+    progress = Progress(SpinnerColumn(), TextColumn("[bold]{task.description}"), BarColumn())
+    with Live(progress, console=error) as live:
+        yield _Bar(progress, live)
 
 
 class _Bar:
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: Progress, live: Live) -> None:
         self._progress = progress
-        self._task = progress.add_task("", total=1.0, stage="starting")
+        self._live = live
+        self._task = progress.add_task("starting", total=1.0)
 
     def show(self, report: wire.Migration) -> None:
         """See `Screen.show`."""
+        from rich.console import Group
+        from rich.text import Text
+
         stage, _, text = line(report).partition(" ")
-        self._progress.update(
-            self._task, completed=report.share, description=text, stage=stage.rstrip(":")
-        )
+        self._progress.update(self._task, completed=report.share, description=stage.rstrip(":"))
+        self._live.update(Group(self._progress, Text(text)))
 
 
 def size_text(size_bytes: float) -> str:
