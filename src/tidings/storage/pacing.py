@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import msgspec
 from aiolimiter import AsyncLimiter
 
 from tidings.storage.interface import Table
@@ -21,10 +23,14 @@ WINDOW_S = 10.0
 """In no window of this length more is spent than the budget allows for it."""
 BURST_S = 0.3
 """How much of the budget may be spent at once, in seconds of it."""
+STEP_S = BURST_S / 3
+"""In which steps is waited for more: whoever wakes a little late has lost nothing."""
 LATE_S = 0.2
-"""How much later than what was paid after it something may reach the store."""
-USED_SHARE = 1 - (2 * BURST_S + LATE_S) / WINDOW_S
-"""How much of the budget flows, since a window may begin and end with a burst."""
+"""How much later than what was taken after it something may reach the store."""
+USED_SHARE = WINDOW_S / (WINDOW_S + LATE_S)
+"""How much of the budget flows."""
+SLOT_S = 0.05
+"""Takings within that time are remembered as one, for as long as a window reaches back."""
 THROTTLE_FACTOR = 0.7
 """What the rate is multiplied with when the store throttles, at most once in THROTTLE_PAUSE_S."""
 THROTTLE_PAUSE_S = 1.0
@@ -41,12 +47,21 @@ GROWTH_S_MAX = 120.0
 """After so long without throttling a rate without a budget grows no more."""
 
 
+class _Slot(msgspec.Struct):
+    """What was taken within SLOT_S."""
+
+    start: float
+    end: float = 0.0
+    cost_s: float = 0.0
+
+
 class Pace:
     """Lets units through at the rate of a budget; without a budget all at once.
 
     For any number of tasks of one event loop, who get their turn in order. Whoever takes more than
-    a burst at once waits before and after it, so that the window holds as long as nothing costs
-    more than `WINDOW_S` of the budget. Processes that share a budget have a part of it each: the
+    a burst at once waits for all of it first; and everybody waits where the takings of the last
+    `WINDOW_S` leave no room, so that the window holds as long as nothing costs more than a whole
+    one. Processes that share a budget have a part of it each: the
     one who divides sets `units_per_s`, at any time.
     """
 
@@ -61,7 +76,8 @@ class Pace:
         self._monotonic = monotonic
         self._limiter = AsyncLimiter(BURST_S, BURST_S / USED_SHARE)  # counts seconds of budget
         self._turn = asyncio.Lock()
-        self._debt_s = 0.0
+        self._slots: deque[_Slot] = deque()
+        self._recent_s = 0.0
         self._lowered: float | None = None
         self._lowered_at = self._started_at = monotonic()
 
@@ -85,19 +101,30 @@ class Pace:
     async def take(self, units: float) -> None:
         """Return when that much may be spent, which is then to be spent without delay."""
         async with self._turn:
-            await self._pay(self._debt_s)
-            self._debt_s = 0.0
             if (rate := self.rate) is not None:
-                cost_s = units / rate
-                await self._pay(cost_s)
-                self._debt_s = max(0.0, cost_s - BURST_S)
+                await self._pay(units / rate)
             self.taken += units
 
     async def _pay(self, cost_s: float) -> None:
-        while cost_s > 0:
-            part_s = min(cost_s, BURST_S)
+        left_s = cost_s
+        while left_s > 0:
+            part_s = min(left_s, STEP_S)
             await self._limiter.acquire(part_s)
-            cost_s -= part_s
+            left_s -= part_s
+        while self._slots and self._recent_s + cost_s > WINDOW_S:
+            oldest = self._slots[0]
+            wait_s = oldest.end + WINDOW_S + LATE_S - self._monotonic()
+            if wait_s > 0:
+                await asyncio.sleep(wait_s)
+            else:
+                self._recent_s -= oldest.cost_s
+                self._slots.popleft()
+        now = self._monotonic()
+        if not self._slots or now - self._slots[-1].start > SLOT_S:
+            self._slots.append(_Slot(now))
+        self._slots[-1].end = now
+        self._slots[-1].cost_s += cost_s
+        self._recent_s += cost_s
 
     def throttled(self) -> None:
         """The store had too much: go slower for a while."""
