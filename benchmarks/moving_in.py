@@ -1,12 +1,13 @@
 """How fast a PostgreSQL database moves in, and whether all of it arrives, while it is written to.
 
     python -m benchmarks.moving_in [--chats 20000] [--messages 1000000]
-    python -m benchmarks.moving_in --budget 400 --messages 4000 --chats 400
+    python -m benchmarks.moving_in --budget 400 --messages 4000 --chats 400 [--latency 0.02]
 
 The first imports into the embedded store by the command line, with an application that goes on
 writing until the importer has caught up; then it compares every message and every count, and puts
 the same rows into another store in bulk. With `--budget` it imports into a DynamoDB emulator, and
-measures the units of each window of ten seconds.
+measures the units of each window of ten seconds; with `--latency` into an embedded store each of
+whose calls takes so many seconds longer instead, so that no emulator is the limit.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -36,7 +38,7 @@ from tests.postgres_server import running_postgres
 from tidings.chat.audit import audit
 from tidings.clock import system_clock
 from tidings.importing.quarantine import Quarantine
-from tidings.storage.interface import Item, Store, Table
+from tidings.storage.interface import Item, Page, Store, Table, Write
 from tidings.storage.paced import PacedStore
 from tidings.storage.pacing import WINDOW_S, Pace
 from tidings.storage.sqlite import SqliteStore
@@ -251,13 +253,58 @@ class Spent(Pace):
             )
 
 
-async def budgeted(folder: Path, chats: int, messages: int, budget: float) -> None:
-    """Into an emulator of DynamoDB, within a budget."""
+class Far(SqliteStore):
+    """An embedded store that answers as late as a network does, to any number of calls at once."""
+
+    latency_s = 0.0
+
+    async def get(self, *given: Any, **named: Any) -> Item | None:
+        """See `Store.get`."""
+        await asyncio.sleep(self.latency_s)
+        return await super().get(*given, **named)
+
+    async def get_many(self, *given: Any, **named: Any) -> list[Item | None]:
+        """See `Store.get_many`."""
+        await asyncio.sleep(self.latency_s)
+        return await super().get_many(*given, **named)
+
+    async def query(self, *given: Any, **named: Any) -> Page:
+        """See `Store.query`."""
+        await asyncio.sleep(self.latency_s)
+        return await super().query(*given, **named)
+
+    async def write(self, *writes: Write) -> None:
+        """See `Store.write`."""
+        await asyncio.sleep(self.latency_s)
+        await super().write(*writes)
+
+    async def put_many(self, table: Table, items: Iterable[Item]) -> None:
+        """See `Store.put_many`."""
+        await asyncio.sleep(self.latency_s)
+        await super().put_many(table, items)
+
+
+@asynccontextmanager
+async def far_store(folder: Path, latency_s: float | None) -> AsyncIterator[Store]:
+    """An emulator of DynamoDB, or a store whose latency is known."""
+    if latency_s is None:
+        async with dynamo_store(system_clock) as store:
+            yield store
+    else:
+        async with Far.open(folder / "far.db") as store:
+            store.latency_s = latency_s
+            yield store
+
+
+async def budgeted(
+    folder: Path, chats: int, messages: int, budget: float, latency_s: float | None
+) -> None:
+    """Into a store that is far away, within a budget."""
     with running_postgres() as server:
         shop = Shop(server, "shop", folder)
         shop.create()
         shop.fill(chats, messages, people=4 * chats)
-        async with dynamo_store(system_clock) as store:
+        async with far_store(folder, latency_s) as store:
             pace = Spent(budget)
             place = Scene(PacedStore(store, pace))
             started_s = time.monotonic()
@@ -270,6 +317,11 @@ async def budgeted(folder: Path, chats: int, messages: int, budget: float) -> No
         print(f"{messages:,} messages, {pace.taken:,.0f} units in {seconds:.1f} s")
         print(f"windows of 10 s: {min(windows) / whole:.1%} to {max(windows) / whole:.1%}"
               " of the budget")  # fmt: skip
+        for second in range(0, int(seconds), int(WINDOW_S)):
+            units = sum(
+                units for at, units in pace.takings if 0 <= at - started_s - second < WINDOW_S
+            )
+            print(f"  {second:4} s  {units / whole:6.1%}")
         mean = pace.taken / (pace.takings[-1][0] - pace.takings[0][0]) / budget
         print(f"in the mean {mean:.1%}")
 
@@ -280,12 +332,15 @@ def main() -> None:
     parser.add_argument("--chats", type=int, default=20_000)
     parser.add_argument("--messages", type=int, default=1_000_000)
     parser.add_argument("--budget", type=float)
+    parser.add_argument("--latency", type=float)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         if given.budget is None:
             asyncio.run(embedded(Path(folder), given.chats, given.messages))
         else:
-            asyncio.run(budgeted(Path(folder), given.chats, given.messages, given.budget))
+            asyncio.run(
+                budgeted(Path(folder), given.chats, given.messages, given.budget, given.latency)
+            )
 
 
 if __name__ == "__main__":
