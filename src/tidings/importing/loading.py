@@ -185,6 +185,11 @@ class Loading:
         """Whether the room is visible already."""
         return await self._store.get(ROOMS, (room_key(self._workspace, room_id),)) is not None
 
+    async def has_rooms(self, *room_ids: str) -> list[bool]:
+        """Whether each of some rooms is visible already."""
+        keys = [(room_key(self._workspace, room_id),) for room_id in room_ids]
+        return [item is not None for item in await get_all(self._store, ROOMS, keys)]
+
     async def add_room(
         self, room: RoomRecord, messages: AsyncIterable[Sequence[MessageRecord]]
     ) -> None:

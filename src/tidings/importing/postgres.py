@@ -258,9 +258,10 @@ class PostgresImport:
         """Whether the pair's direct room is this chat's: the first one has it."""
         if self.loading.has_claimed(pair, chat.key):
             return True
-        if await self.loading.has_room(self.reading.room_id(chat.key)):
+        own, common = await self.loading.has_rooms(self.reading.room_id(chat.key), pair)
+        if own:
             return False
-        if not await self.loading.has_room(pair):
+        if not common:
             return self.loading.claim(pair, chat.key)
         if await self._is_in(connection, chat.key, pair):
             return self.loading.claim(pair, chat.key)
