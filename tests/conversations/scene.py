@@ -16,6 +16,7 @@ from tidings.client import Client
 from tidings.config import Settings
 from tidings.conversations import Mapping
 
+ANSWER_S = 20.0
 AT_MS = 1_700_000_000_000
 
 JSON_MAPPING = """
@@ -58,7 +59,7 @@ async def served(folder: Path) -> AsyncIterator[Served]:
 @asynccontextmanager
 async def connected(url: str) -> AsyncIterator[Redis]:
     """A client of the server, closed on leaving."""
-    redis = Redis.from_url(url)
+    redis = Redis.from_url(url, socket_timeout=ANSWER_S, socket_connect_timeout=ANSWER_S)
     try:
         yield redis
     finally:

@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 
 from tests.importing.redis_lists import MAPPING
 from tidings.chat.audit import audit
-from tidings.cli.parts import open_parts
+from tidings.cli.parts import Parts, open_parts
 from tidings.clock import system_clock
 from tidings.conversations import Journal, Mapping
 from tidings.importing.quarantine import Quarantine
@@ -31,23 +31,34 @@ async def imported(
     is_noted: bool = False,
 ) -> Report:
     """What an import into the folder's store reports; the store is audited afterwards."""
-    lists = msgspec.convert(tomllib.loads(mapping), Mapping)
-    async with (
-        open_parts(f"sqlite:///{folder}/t.db", must_exist=False) as parts,
-        Redis.from_url(url) as redis,
-    ):
+    async with open_parts(f"sqlite:///{folder}/t.db", must_exist=False) as parts:
         made = await parts.workspaces.default(WORKSPACE)
+        return await imported_into(parts, made.id, url, mapping, odd_file, is_noted=is_noted)
+
+
+async def imported_into(
+    parts: Parts,
+    workspace: str,
+    url: str,
+    mapping: str = MAPPING,
+    odd_file: Path | None = None,
+    *,
+    is_noted: bool = False,
+) -> Report:
+    """The same into a store that is open."""
+    lists = msgspec.convert(tomllib.loads(mapping), Mapping)
+    async with Redis.from_url(url) as redis:
         with closing(Quarantine(odd_file)) as quarantine:
             importing = RedisImport(
                 parts.store,
                 parts.chat,
-                made.id,
+                workspace,
                 lists,
                 Oddities(quarantine),
                 clock=system_clock,
                 journal=Journal(redis) if is_noted else None,
             )
             report = await importing.run(redis)
-        proof = await audit(parts.store)
-        assert proof.ok, proof.broken
+    proof = await audit(parts.store)
+    assert proof.ok, proof.broken
     return report

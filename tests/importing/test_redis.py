@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 from collections.abc import AsyncIterator
@@ -18,7 +17,6 @@ from tests.importing.redis_scene import imported
 from tests.redis_server import RedisServer, needs_redis, running_redis
 from tidings.clock import system_clock
 from tidings.conversations import MappingRefused, read_mapping
-from tidings.errors import Unavailable
 from tidings.importing import redis_source
 from tidings.storage.interface import Item
 from tidings.storage.sqlite import SqliteStore
@@ -85,6 +83,30 @@ async def test_lists_come_along_in_their_order_with_their_counts(
     assert [row["peer_id"] for row in found if row.get("is_muted")] == ["p03"]
     previews = {row["peer_id"]: row["preview"] for row in found}
     assert previews["p07"] == "text 7"
+
+
+async def test_a_list_of_any_length_comes_along_though_it_changes(
+    tmp_path: Path, server: RedisServer, lists: Lists, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_source, "PAGE_MEMBERS", 7)
+    for number in range(100):
+        await lists.line("ann", f"p{number:02}", NOW_MS - DAY_MS + number // 25)
+    read = redis_source.RedisSource._read
+    gone: list[bytes] = []
+
+    async def read_and_remove(self: Any, places: Any) -> Any:
+        part = await read(self, places)
+        for each in part.longer[: len(gone) < 3]:
+            gone.append(each.member)
+            await lists.redis.zrem(each.key, each.member)
+        return part
+
+    monkeypatch.setattr(redis_source.RedisSource, "_read", read_and_remove)
+    await imported(tmp_path, server.url)
+    left = [each.decode() for each in await lists.redis.zrevrange("convs:ann", 0, -1)]
+    found = [row["peer_id"] for row in await _list(tmp_path, "ann")]
+    assert [each for each in found if each.encode() not in gone] == left
+    assert (len(left), len(gone)) == (97, 3)
 
 
 async def test_a_second_run_adds_what_is_new_and_nothing_else(
@@ -246,44 +268,6 @@ async def test_an_import_that_was_broken_off_begins_anew(
     report = await imported(tmp_path, server.url)
     assert (report.rooms_made, report.lines_added, report.lines_hidden) == (1, 1, 1)
     assert (report.users_made, report.users_present) == (0, 2)
-
-
-async def test_a_source_that_goes_away_and_comes_back(
-    tmp_path: Path, server: RedisServer, lists: Lists, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for number in range(50):
-        await lists.pair(f"p{number}", "ann", NOW_MS - 1000 - number)
-    read = redis_source.RedisSource._read
-    calls = 0
-
-    async def dying(self: Any, *given: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == 2:
-            await lists.redis.client_kill_filter(_type="normal", skipme=True)
-            await lists.redis.config_set("maxclients", 1)
-            asyncio.get_running_loop().call_later(
-                0.3,
-                lambda: tasks.append(
-                    asyncio.ensure_future(lists.redis.config_set("maxclients", 1000))
-                ),
-            )
-        return await read(self, *given)
-
-    tasks: list[Any] = []
-    monkeypatch.setattr(redis_source.RedisSource, "_read", dying)
-    monkeypatch.setattr(redis_source, "PATIENCE_S", 10.0)
-    report = await imported(tmp_path, server.url)
-    assert (report.lines_added, calls > 2) == (100, True)
-
-
-async def test_a_source_that_stays_away_is_said_to(
-    tmp_path: Path, server: RedisServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(redis_source, "PATIENCE_S", 0.3)
-    await server.stop()
-    with pytest.raises(Unavailable, match=r"Redis was away .* Run the import again"):
-        await imported(tmp_path, server.url)
 
 
 def test_a_mapping_that_says_nonsense_is_refused(tmp_path: Path) -> None:

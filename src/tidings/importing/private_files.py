@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import apsw
+
+from tidings.errors import Unavailable
 
 
 def private_file(cache_kib: int, *statements: str) -> apsw.Connection:
@@ -19,3 +24,15 @@ def private_file(cache_kib: int, *statements: str) -> apsw.Connection:
         file.execute(statement)
     file.execute("BEGIN")
     return file
+
+
+@contextmanager
+def told_of_no_room() -> Iterator[None]:
+    """Raises Unavailable, which says where to make room, when a private file gets none."""
+    try:
+        yield
+    except (apsw.FullError, apsw.IOError) as error:
+        raise Unavailable(
+            "What waits on disk finds no room there: make some, or name another folder by TMPDIR,"
+            " and run this again."
+        ) from error

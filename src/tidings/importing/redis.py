@@ -9,23 +9,28 @@ own commits; those that are there already stay as they are. So a second run adds
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 from redis.asyncio import Redis
 
 from tidings.chat.chat import Chat
 from tidings.clock import Clock
 from tidings.conversations.journal import Journal
 from tidings.conversations.mapping import Mapping
+from tidings.errors import Unavailable
 from tidings.importing.redis_adding import Adding
 from tidings.importing.redis_loading import Loading, Progress
 from tidings.importing.redis_oddities import Oddities
 from tidings.importing.redis_people import People
 from tidings.importing.redis_puts import Pace, Price, Puts
 from tidings.importing.redis_report import Report
-from tidings.importing.redis_source import RedisSource
+from tidings.importing.redis_source import RedisSource, Restarted
 from tidings.storage.interface import PAGE_ITEMS_MAX, Store, Update
 from tidings.storage.tables import MOVES, ROOMS
 
 LOADING, LOADED = "loading", "loaded"
+READINGS_MAX = 5
+"""How often a server is read from the beginning that is started anew meanwhile."""
 
 
 class RedisImport:
@@ -77,8 +82,6 @@ class RedisImport:
         the server or the store is away for long: running it again goes on from what is there.
         """
         show = progress or (lambda what, done: None)
-        key = "" if self._journal is None else self._journal.key
-        source = RedisSource(redis, self._mapping, self._oddities, key)
         mark = ("imports", self._workspace)
         stage = ((await self._store.get(MOVES, mark)) or {}).get("stage")
         if stage == LOADING:
@@ -86,14 +89,31 @@ class RedisImport:
             await self._loading.remove_all()
         if stage == LOADING or not await self._is_used():
             await self._note(mark, LOADING)
-            await self._loading.run(source, show)
+            source = await self._read_all(redis, self._loading.run, show)
             await self._note(mark, LOADED)
         else:
-            await self._adding.run(source, show)
+            source = await self._read_all(redis, self._adding.run, show)
         report = self.report
         report.lists, report.members = source.owners, source.members
         report.left_out, report.changed = self._oddities.left_out, self._oddities.changed
         return report
+
+    async def _read_all(
+        self,
+        redis: Redis,
+        run: Callable[[RedisSource, Progress], Awaitable[None]],
+        show: Progress,
+    ) -> RedisSource:
+        """Run with all that the server has, from the beginning where it was started anew."""
+        key = "" if self._journal is None else self._journal.key
+        for _ in range(READINGS_MAX):
+            source = RedisSource(redis, self._mapping, self._oddities, key)
+            try:
+                await run(source, show)
+            except Restarted:
+                continue
+            return source
+        raise Unavailable(f"Redis was started anew {READINGS_MAX} times while it was read.")
 
     async def _note(self, mark: tuple[str, str], stage: str) -> None:
         await self._store.write(Update(MOVES, mark, set={"stage": stage}, add={"epoch": 1}))

@@ -7,6 +7,7 @@ and list by list the rows and the totals, so that each page of a store is writte
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from itertools import islice
 from typing import TypeAlias
@@ -19,10 +20,11 @@ from tidings.conversations.journal import Journal, Noted
 from tidings.conversations.mapping import Mapping
 from tidings.errors import Conflict
 from tidings.ids import IdMaker, pair_room_id
+from tidings.importing.private_files import told_of_no_room
 from tidings.importing.redis_folding import Folded, Seat, fold
 from tidings.importing.redis_oddities import Oddities
 from tidings.importing.redis_people import People
-from tidings.importing.redis_puts import Puts
+from tidings.importing.redis_puts import Puts, together
 from tidings.importing.redis_report import Report
 from tidings.importing.redis_source import RedisSource
 from tidings.importing.redis_staging import StagedRow, Staging
@@ -80,18 +82,17 @@ class Loading:
 
     async def run(self, source: RedisSource, show: Progress) -> None:
         """Load all lists. Raises Conflict where somebody used the workspace meanwhile."""
-        staging = Staging()
-        try:
-            async for pairs in source.pairs():
-                staging.put(pairs)
-                show("Reading", source.members)
-            await self._settle(source, staging)
-            await self._load_rooms(staging, show)
-            await self._load_lists(source, staging, show)
-            await self._puts.flush()
-        finally:
-            await self._puts.close()
-            staging.close()
+        with told_of_no_room(), closing(Staging()) as staging:
+            try:
+                async for pairs in source.pairs():
+                    staging.put(pairs)
+                    show("Reading", source.members)
+                await self._settle(source, staging)
+                await self._load_rooms(staging, show)
+                await self._load_lists(source, staging, show)
+                await self._puts.flush()
+            finally:
+                await self._puts.close()
 
     async def _settle(self, source: RedisSource, staging: Staging) -> None:
         """Bring what was read at different moments to one, which is a place of the journal.
@@ -267,9 +268,10 @@ class Loading:
                     for item in page.items
                     if item[table.partition].startswith(f"{self._workspace}#")
                 ]
-                for start in range(0, len(keys), REMOVED_TOGETHER):
-                    part = keys[start : start + REMOVED_TOGETHER]
-                    await self._store.write(*[Delete(table, key) for key in part])
+                async with together() as group:
+                    for start in range(0, len(keys), REMOVED_TOGETHER):
+                        part = keys[start : start + REMOVED_TOGETHER]
+                        group.create_task(self._store.write(*[Delete(table, key) for key in part]))
                 if (after := page.after) is None:
                     break
 

@@ -1,8 +1,8 @@
 """Reads conversation lists from Redis: each conversation once, both its sides at one moment.
 
 Lists are found by SCAN and read page by page, so that neither the server nor this process ever
-holds much of them. A list that changes while it is read is read on from its last score: what moved
-up comes again.
+holds much of them. A list that changes while it is read is read on after the last member, or from
+its score where that has left: nobody who stays is passed over, and who moved up comes again.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Mapping as Fields
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
@@ -26,9 +27,10 @@ from redis.exceptions import (
 
 from tidings.conversations.journal import place_of
 from tidings.conversations.lines import Line, fields_of, line_of, read_line
-from tidings.conversations.mapping import Mapping, Messages, pattern_parts
+from tidings.conversations.mapping import Mapping, Messages
 from tidings.errors import Unavailable
 from tidings.importing.redis_oddities import Oddities
+from tidings.importing.redis_scripts import NOBODY, READ_CHANGED, READ_LIST, rules
 
 LISTS_TOGETHER = 16
 READ_AHEAD = 2
@@ -45,7 +47,6 @@ PAUSE_S_MAX = 5.0
 PASSING = (ConnectionError, TimeoutError, BusyLoadingError, NoScriptError, OSError)
 """What goes away by itself: no connection, a server that starts and loads its data."""
 
-_NOBODY = "NOBODY"
 _OTHER_TYPE = "WRONGTYPE"
 
 Place: TypeAlias = tuple[int, int]
@@ -53,112 +54,9 @@ Place: TypeAlias = tuple[int, int]
 
 T = TypeVar("T")
 
-_BEGINNING = """
-local rules = cjson.decode(ARGV[1])
-local function filled(pattern, own, other)
-  local text = ''
-  for _, part in ipairs(pattern) do
-    if part == 1 then text = text .. own elseif part == 2 then text = text .. other
-    else text = text .. part end
-  end
-  return text
-end
-local function metadata(own, other)
-  if rules.type == 'none' then return {'ok', false} end
-  local key, reply = filled(rules.metadata, own, other), nil
-  if rules.type == 'hash' then reply = redis.pcall('HMGET', key, unpack(rules.fields))
-  else reply = redis.pcall('GET', key) end
-  if type(reply) == 'table' and reply.err then return {'error', reply.err} end
-  return {'ok', reply}
-end
-local function score(own, other)
-  local reply = redis.pcall('ZSCORE', filled(rules.list, own, ''), filled(rules.member, '', other))
-  if type(reply) == 'table' then return false end
-  return reply
-end
-local function pair(own, other, first, second)
-  local is_there = 1
-  if #rules.person > 0 then is_there = redis.call('EXISTS', filled(rules.person, other, '')) end
-  return {own, other, first, second, metadata(own, other), metadata(other, own), is_there}
-end
-"""
-"""ARGV[1] is the mapping: patterns as lists of texts and places."""
 
-_READ_LIST = (
-    _BEGINNING
-    + """
-local key, owner, from, read, limit = ARGV[2], ARGV[3], ARGV[4], ARGV[5], tonumber(ARGV[6])
-local newest = {}
-if rules.journal ~= '' then
-  newest = redis.pcall('XREVRANGE', rules.journal, '+', '-', 'COUNT', 1)
-end
-if #rules.person > 0 and redis.call('EXISTS', filled(rules.person, owner, '')) == 0 then
-  return redis.error_reply('NOBODY has this list')
-end
-local function is_mine(opponent)
-  for at = 1, math.min(#owner, #opponent) do
-    local a, b = string.byte(owner, at), string.byte(opponent, at)
-    if a ~= b then return a < b end
-  end
-  return #owner < #opponent
-end
-local first = 0
-if from ~= '' then
-  if tonumber(redis.call('ZSCORE', key, read) or 'nan') == tonumber(from) then
-    first = redis.call('ZRANK', key, read) + 1
-  else first = redis.call('ZCOUNT', key, '-inf', '(' .. from) end
-end
-local rows = redis.call('ZRANGE', key, first, first + limit - 1, 'WITHSCORES')
-local noted, score_last, last = newest[1] and newest[1][1], rows[#rows], rows[#rows - 1]
-local found = {noted or '0-0', #rows / 2, score_last or '', last or ''}
-local before, after = rules.before, rules.after
-for at = 1, #rows, 2 do
-  local member = rows[at]
-  local opponent = string.sub(member, #before + 1, #member - #after)
-  if opponent == '' or opponent == owner or before .. opponent .. after ~= member then
-    found[#found + 1] = member
-  else
-    local other = score(opponent, owner)
-    if not other or is_mine(opponent) then
-      found[#found + 1] = pair(owner, opponent, rows[at + 1], other)
-    end
-  end
-end
-return found
-"""
-)
-"""The next members of a list, and of each conversation both sides, at one moment.
-
-ARGV: the list's key, its owner, the score and the member that were read last, or nothing, and how
-many members at most. Returns the journal's place at that moment, how many members there are, the
-last one's score, the last one, and the conversations. A member that can be none stands for itself;
-a conversation that is on both lists is the one's whose id is less."""
-
-_READ_CHANGED = (
-    _BEGINNING
-    + """
-local found, seen = {}, {}
-local operations = redis.call('XRANGE', rules.journal, '(' .. ARGV[2], '+', 'COUNT', ARGV[3])
-for _, operation in ipairs(operations) do
-  local told = cjson.decode(operation[2][2])
-  local own, other = told.owner, told.opponent
-  if told.message then own, other = told.message.sender_id, told.message.receiver_id end
-  if other < own then own, other = other, own end
-  local name = own .. ' ' .. other
-  if not seen[name] then
-    seen[name] = true
-    found[#found + 1] = pair(own, other, score(own, other), score(other, own))
-  end
-end
-local last = ARGV[2]
-if #operations > 0 then last = operations[#operations][1] end
-return {last, #operations, found}
-"""
-)
-"""The conversations of the next operations of the journal, on a list or not, at one moment.
-
-ARGV: the place after which they are, how many operations at most. Returns the last one's place,
-how many there were, and the conversations."""
+class Restarted(Exception):
+    """The server is not the one that was read before: where that stopped says nothing any more."""
 
 
 class Side(msgspec.Struct, array_like=True):
@@ -210,8 +108,10 @@ class RedisSource:
         self._mapping = mapping
         self._oddities = oddities
         self._fields = [] if mapping.metadata is None else _fields(mapping)
-        self._rules = _rules(mapping, self._fields, journal_key)
+        self._rules = rules(mapping, self._fields, journal_key)
         self._digests: dict[str, str] = {}
+        self._life: str | None = None
+        """Which run of the server is read."""
         self.owners = 0
         self.members = 0
         """Lines of all lists, as they were read."""
@@ -219,7 +119,8 @@ class RedisSource:
     async def pairs(self) -> AsyncIterator[list[Pair]]:
         """Every conversation, some at a time; one that changes meanwhile may come again.
 
-        Raises Unavailable where the server is away for longer than PATIENCE_S.
+        Raises Unavailable where the server is away for longer than PATIENCE_S, and Restarted where
+        it has to be read from the beginning: another source does that.
         """
         ahead: deque[asyncio.Task[Part]] = deque()
         try:
@@ -233,6 +134,7 @@ class RedisSource:
             while ahead:
                 async for pairs in self._told(await ahead.popleft()):
                     yield pairs
+            self._require_life(await self._patiently(partial(self._redis.info, "server")))
         finally:
             for task in ahead:
                 task.cancel()
@@ -254,7 +156,7 @@ class RedisSource:
         Fewer operations than `limit` are all that there are at that moment. What is not to be
         taken is on nobody's list.
         """
-        (reply,) = await self._evaluate(_READ_CHANGED, [(after, limit)])
+        (reply,) = await self._evaluate(READ_CHANGED, [(after, limit)])
         if isinstance(reply, ResponseError):
             raise Unavailable(f"Redis refused: {reply}") from reply
         raw, count, rows = reply
@@ -293,14 +195,28 @@ class RedisSource:
     # --- lists ---------------------------------------------------------------------------------
 
     async def _keys(self) -> AsyncIterator[list[bytes]]:
-        """The keys of all lists; SCAN may repeat some while the table grows."""
+        """The keys of all lists; SCAN may repeat some while the table grows.
+
+        Raises Restarted: SCAN goes by a secret that a server makes when it starts.
+        """
         cursor = 0
         while True:
-            scan = partial(self._redis.scan, cursor, match=self._mapping.scan_pattern)
-            cursor, keys = await self._patiently(partial(scan, count=SCAN_KEYS))
+            info, (cursor, keys) = await self._patiently(partial(self._scan, cursor))
+            self._require_life(info)
             yield list(dict.fromkeys(keys))
             if cursor == 0:
                 return
+
+    def _require_life(self, info: Fields[str, Any]) -> None:
+        if self._life not in (None, info["run_id"]):
+            raise Restarted
+        self._life = info["run_id"]
+
+    async def _scan(self, cursor: int) -> Any:
+        async with self._redis.pipeline(transaction=False) as pipe:
+            pipe.info("server")
+            pipe.scan(cursor, match=self._mapping.scan_pattern, count=SCAN_KEYS)
+            return await pipe.execute()
 
     def _lists(self, keys: Sequence[bytes]) -> list[Reached]:
         """The beginnings of lists whose owners have names."""
@@ -323,7 +239,7 @@ class RedisSource:
 
     async def _read(self, places: Sequence[Reached]) -> Part:
         """What comes next on some lists."""
-        replies = await self._evaluate(_READ_LIST, [(*place, PAGE_MEMBERS) for place in places])
+        replies = await self._evaluate(READ_LIST, [(*place, PAGE_MEMBERS) for place in places])
         part = Part([], [])
         for (key, owner, score, _), reply in zip(places, replies, strict=True):
             if isinstance(reply, ResponseError):
@@ -343,7 +259,7 @@ class RedisSource:
         return part
 
     def _leave_out(self, key: bytes, error: ResponseError) -> None:
-        if _NOBODY in str(error):
+        if NOBODY in str(error):
             self._oddities.add("list", key, "its owner is nobody", is_left_out=True)
         elif _OTHER_TYPE in str(error):
             reason = "it is no sorted set"
@@ -471,24 +387,6 @@ def _unlisted(place: Place, row: Sequence[Any]) -> Pair:
     """A conversation of the script's that nobody has on their list."""
     owner, opponent = row[0].decode(), row[1].decode()
     return Pair((Side(owner, 0.0, Line()), None), opponent, place, is_listed=False)
-
-
-def _rules(mapping: Mapping, fields: Sequence[str], journal_key: str) -> bytes:
-    """What the script has to know of the mapping: patterns as lists of texts and places."""
-    metadata, people = mapping.metadata, mapping.people
-    return msgspec.json.encode(
-        {
-            "type": "none" if metadata is None else metadata.type,
-            "fields": fields,
-            "list": pattern_parts(mapping.lists.key),
-            "member": pattern_parts(mapping.lists.member),
-            "metadata": [] if metadata is None else pattern_parts(metadata.key),
-            "person": [] if people is None else pattern_parts(people.key),
-            "before": mapping.lists.member.partition("{opponent}")[0],
-            "after": mapping.lists.member.partition("{opponent}")[2],
-            "journal": journal_key,
-        }
-    )
 
 
 def _without_passing(replies: list[Any]) -> list[Any]:
