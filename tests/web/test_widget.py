@@ -345,15 +345,6 @@ class TestWidget:
                 await expect(each.locator(".item[data-seq]")).to_have_count(len(texts) + 2)
             assert len(await own_texts(manager, room)) == len(texts) + 2
 
-    async def test_the_shop_of_the_demo_has_it(self, house: House, network: None) -> None:
-        async with house.context() as context:
-            tab = await visit(context, f"{house.node.url}/shop#{house.publishable_key}")
-            await tab.locator(".launcher").click()
-            await say(tab, "Which lid fits?")
-            await until_shown(tab, "Which lid fits?")
-            await tab.screenshot(path=SCREENSHOTS / "shop.png")
-            assert await tab.evaluate("() => violations") == []
-
     async def test_a_visitor_whose_session_ended_begins_anew(
         self, house: House, network: None
     ) -> None:
