@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 
 from tests.api.conftest import Site
@@ -61,3 +62,13 @@ def test_every_import_leads_to_a_module() -> None:
         folder = path.partition("/")[0]
         for name in re.findall(rb'(?:from |import\()"\./([^"]+)"', asset.body):
             assert f"{folder}/{name.decode()}" in assets(), (path, name)
+
+
+async def test_the_inbox_names_all_its_modules_at_once(site: Site) -> None:
+    text = (await site.call("GET", "/")).raw.decode()
+    preloaded = re.findall(r'rel="modulepreload" href="assets/[0-9a-f]+/([^"]+)"', text)
+    assert "inbox/inbox.js" in preloaded
+    assert len(set(preloaded)) == len(preloaded)
+    for path in preloaded:
+        for name in re.findall(rb'from "(\.[^"]+)"', assets()[path].body):
+            assert posixpath.normpath(f"{posixpath.dirname(path)}/{name.decode()}") in preloaded

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import posixpath
+import re
 from functools import cache
 from importlib.resources import files
 
@@ -21,6 +23,9 @@ MEDIA_TYPES = {
 """By the end of a file's name; files of other types are not served."""
 PAGE_TYPE = "text/html; charset=utf-8"
 VERSION_CHARACTERS = 16
+IMPORTED = re.compile(r'^(?:import|export)\b[^;"]*"(\.[^"]+)";', re.MULTILINE)
+"""The module that a script imports by a statement; its own path is where it starts from."""
+PRELOADED = re.compile(r"\{modules of (\S+)\}")
 
 
 class Asset(Struct, frozen=True):
@@ -62,9 +67,11 @@ def version() -> str:
 @cache
 def page(path: str) -> Asset:
     """A page, or a script of pages elsewhere; `{assets}` in it is where the present version's files
-    are, relative to its address at the top of the service.
+    are, relative to its address at the top of the service. `{modules of F/M.js}` becomes links by
+    which a browser loads that module and all that it needs at once, not one after the other.
     """
     text = (files("tidings.web") / path).read_text("utf-8")
+    text = PRELOADED.sub(lambda found: _preloads(found[1]), text)
     media_type = MEDIA_TYPES.get(path.rpartition(".")[2], PAGE_TYPE)
     return Asset(text.replace("{assets}", f"assets/{version()}").encode(), media_type)
 
@@ -96,6 +103,17 @@ def worker() -> Asset:
     ):
         text = text.replace(name, value)
     return Asset(text.encode(), MEDIA_TYPES["js"])
+
+
+def _preloads(path: str) -> str:
+    """Links to a module and to what it imports, straight and by others."""
+    found = [path]
+    for each in found:  # grows as it goes
+        folder = posixpath.dirname(each)
+        names = IMPORTED.findall(assets()[each].body.decode())
+        paths = (posixpath.normpath(posixpath.join(folder, name)) for name in names)
+        found += [one for one in dict.fromkeys(paths) if one not in found]
+    return "\n    ".join(f'<link rel="modulepreload" href="{{assets}}/{one}">' for one in found)
 
 
 def _lean(text: str) -> str:
