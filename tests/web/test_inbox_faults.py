@@ -177,3 +177,27 @@ async def test_inbox_and_widget_talk_on_through_kills_absence_and_sleep(house: H
         sent += ["asleep, from the shop", "awake, from the inbox"]
         await until_all_is_there()
         assert (await nils.badge()).unread == 2
+
+
+async def test_a_session_that_ends_takes_nothing_away_that_was_written(house: House) -> None:
+    pia = await house.person("pia")
+    room = await house.server.create_room("group", title="Signs", members=["pia"])
+    session = await house.server.create_session("pia")
+    async with house.context() as context:
+        page = await context.new_page()
+        await page.goto(f"{house.network.url}/#token={session.token}")
+        await page.goto(f"{house.network.url}/#/rooms/{room.id}")
+        await expect(page.locator(".log")).to_contain_text("Nothing was said yet")
+        house.network.go_away()
+        await write(page, "written in the dark")
+        await expect(page.locator(".entry.waiting")).to_have_count(1)
+        await page.fill(".composer textarea", "half a thought")
+        await pia.revoke_session(session.session_id)
+        house.network.mend()
+        await expect(page.locator("#refusal")).to_contain_text("ended")
+        await page.fill("#token", await house.token("pia"))
+        await page.press("#token", "Enter")
+        await expect(page.locator(TEXTS)).to_have_text(["written in the dark"])
+        await expect(page.locator(".composer textarea")).to_have_value("half a thought")
+        log = (await pia.messages(room.id)).items
+        assert [entry.text for entry in log if entry.type == "text"] == ["written in the dark"]

@@ -112,7 +112,7 @@ export class Lists {
     const faceId = desk.faceOf(room);
     const isOnline = Boolean(faceId) && desk.tidings.isOnline(faceId);
     const assignee = room.kind === "support" && room.assignee_id ? desk.name(room.assignee_id) : null;
-    const isChosen = room.id === roomId;
+    const isChosen = room.id === roomId || room.id === desk.room(roomId)?.about;
     const stamp = JSON.stringify([
       desk.folder, name, faceId, isOnline, assignee, isChosen, room.title, room.preview, room.updated_at,
       room.unread, room.mentions, room.muted, room.status,
