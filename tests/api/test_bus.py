@@ -9,7 +9,7 @@ import pytest
 
 from tests.api.conftest import DEADLINE_S, Opening, Site, soon
 from tests.redis_server import needs_redis, running_redis
-from tidings.client import Client, Device
+from tidings.client import Client, Device, ReaderUpdate
 from tidings.config import SettingRefused
 from tidings.delivery import mending
 
@@ -45,6 +45,10 @@ async def test_devices_and_polls_of_two_nodes_hear_of_each_other(
                     await device.until(lambda state: bool(state.rooms[room.id].entries))
                 assert device.rooms[room.id].log()[-1] == sent
                 await device.read(room.id, sent.seq)
+                updates = device.updates()
+                await at_here.read(room.id, sent.seq)
+                async with asyncio.timeout(5):
+                    assert await anext(updates) == ReaderUpdate(room.id, "ann", sent.seq)
                 assert device.connections == 1
             assert await metric(here, "tidings_bus_connected") == 1
             assert await metric(there, "tidings_bus_messages_total") > 0
