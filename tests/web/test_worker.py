@@ -170,13 +170,19 @@ class TestWorker:
                 await tab.keyboard.press("Enter")
 
             tab = await answered("PUT", inbox(house, context, "eve"))
-            assert await tab.evaluate("() => asked") == {
+            assert await tab.evaluate("() => asked()") == {
                 "userVisibleOnly": True,
                 "applicationServerKey": await eve.push_key(),
             }
             await answered("DELETE", switch("Turn notifications off"))
-            assert await tab.evaluate("() => asked") is None
+            assert await tab.evaluate("() => asked()") is None
             await answered("PUT", switch("Turn notifications on"))
+            await tab.reload()
+            assert await tab.evaluate("() => localStorage.ended") == "1"
+            await tab.close()
+            await house.person("fay")  # nobody signed out: what is pushed to eve is not fay's
+            tab = await answered("PUT", inbox(house, context, "fay"))
+            assert await tab.evaluate("() => localStorage.ended") == "2"
 
     async def test_signing_out_leaves_nothing(self, house: House) -> None:
         await house.person("dan")
@@ -224,10 +230,17 @@ class TestWorker:
 
 # No push service can be asked here: one that gives everybody the same subscription.
 SUBSCRIPTIONS = """(kept) => {
-    window.asked = null;
-    const subscription = {toJSON: () => kept, unsubscribe: async () => { window.asked = null; }};
-    PushManager.prototype.subscribe = async (options) => (window.asked = options, subscription);
-    PushManager.prototype.getSubscription = async () => window.asked && subscription;
+    window.asked = () => JSON.parse(localStorage.asked ?? "null");
+    const unsubscribe = async () => {
+        localStorage.removeItem("asked");
+        localStorage.ended = Number(localStorage.ended ?? 0) + 1;
+    };
+    const subscription = {toJSON: () => kept, unsubscribe};
+    PushManager.prototype.subscribe = async (options) => {
+        localStorage.asked = JSON.stringify(options);
+        return subscription;
+    };
+    PushManager.prototype.getSubscription = async () => asked() && subscription;
 }"""
 CLICK = """(room_id) => new Promise((resolve) => {
     // A browser lets only real clicks open and focus windows.

@@ -4,11 +4,14 @@
  */
 
 import { at, HOME } from "../client/client.js";
+import { keep, kept } from "./dom.js";
 
 const ADDRESS = `${HOME}/sw.js`;
 /** Scripts by address are only made of this one: the page demands trusted types. */
 const POLICY = "tidings-worker";
 const trusted = globalThis.trustedTypes?.createPolicy(POLICY, { createScriptURL: () => ADDRESS });
+/** Which session the browser's subscription is of. */
+const SUBSCRIBED_KEY = "tidings:inbox:subscribed";
 
 const container = globalThis.navigator?.serviceWorker;
 const registered = async () => (container ? ((await container.getRegistration(ADDRESS)) ?? null) : null);
@@ -38,10 +41,14 @@ export async function closeNotices(isOver) {
 export async function subscribe(tidings) {
   if (!container || !globalThis.PushManager) return false;
   try {
-    const registration = await container.ready;
+    const { pushManager } = await container.ready;
+    const path = await pathOf(tidings);
+    // Another session's, which nobody signed out of: what is pushed to it must not be shown here.
+    if (kept(SUBSCRIBED_KEY) !== path) await (await pushManager.getSubscription())?.unsubscribe();
     const { public_key: applicationServerKey } = await tidings.call("GET", "/v1/push");
-    const subscription = await registration.pushManager.subscribe({ userVisibleOnly: true, applicationServerKey });
-    await tidings.call("PUT", await pathOf(tidings), { body: subscription.toJSON() });
+    const subscription = await pushManager.subscribe({ userVisibleOnly: true, applicationServerKey });
+    await tidings.call("PUT", path, { body: subscription.toJSON() });
+    keep(SUBSCRIBED_KEY, path);
     return true;
   } catch {
     return false; // no push service, or it is not reachable: the open page tells by itself
