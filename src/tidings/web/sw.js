@@ -29,6 +29,12 @@ const addressOf = (path) => new URL(path, PAGE).href;
 addEventListener("install", (event) => {
   skipWaiting();
   event.waitUntil(keepShell());
+  // Where the browser can, it finds files by itself, and asks this worker for the page alone.
+  const beneath = (path) => ({ urlPattern: { pathname: `${new URL(path, PAGE).pathname}*` } });
+  event.addRoutes?.([
+    { condition: beneath(ASSETS), source: { cacheName: SHELL } },
+    { condition: beneath("v1/"), source: "network" },
+  ]);
 });
 
 addEventListener("activate", (event) => event.waitUntil(dropOthers().then(() => clients.claim())));
@@ -71,15 +77,16 @@ async function dropOthers() {
 }
 
 async function page(request) {
-  const kept = await caches.match(PAGE, { cacheName: SHELL });
-  if (!kept) return fetch(request);
+  const kept = caches.match(PAGE, { cacheName: SHELL });
   const deadline = new AbortController();
-  const timer = setTimeout(() => deadline.abort(), PAGE_DEADLINE_MS);
+  const timer = setTimeout(() => kept.then((page) => page && deadline.abort()), PAGE_DEADLINE_MS);
   try {
     const reply = await fetch(request, { signal: deadline.signal });
-    return reply.status < 500 ? reply : kept;
-  } catch {
-    return kept;
+    return reply.status < 500 ? reply : ((await kept) ?? reply);
+  } catch (error) {
+    const page = await kept;
+    if (page) return page;
+    throw error;
   } finally {
     clearTimeout(timer); // of a page that has begun the rest may take its time
   }
