@@ -141,9 +141,12 @@ class TestWorker:
             await soon(shown, [["Person bob", "more", f"tidings:{room}"]])
             await push({"type": "badge", "total": total(0, 12)})
             await soon(shown, [])
+            await push(said | {"total": total(1, 13)})
+            await soon(shown, [["Person bob", "hello", f"tidings:{room}"]])
             [at_work] = context.service_workers
             await elsewhere.goto(await at_work.evaluate(CLICK, room))
             await expect(elsewhere.locator(".entry .text")).to_have_text(["hello"])
+            await soon(shown, [])  # it was read
             await elsewhere.goto(f"{house.network.url}/#/mine")
             await expect(elsewhere.locator(".entry")).to_have_count(0)
             await at_work.evaluate(CLICK, room)

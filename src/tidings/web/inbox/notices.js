@@ -4,6 +4,8 @@ import { keep, kept } from "./dom.js";
 import { t } from "./texts.js";
 import { closeNotices, onOpen, subscribe, unsubscribe } from "./worker.js";
 
+/** How long counts are waited for before what was read is looked for. */
+const CLOSE_AFTER_MS = 1_000;
 const SWITCH_KEY = "tidings:inbox:notices";
 const PREVIEW_CHARACTERS = 140;
 const COUNTABLE_TYPES = new Set(["text", "audio", "campaign"]);
@@ -12,6 +14,7 @@ export class Notices {
   #shown = new Map();
   #waiting = null;
   #signal = null;
+  #closing = null;
 
   constructor(shell) {
     this.shell = shell;
@@ -30,12 +33,13 @@ export class Notices {
     this.#waiting = tidings.queue?.open ?? null;
     this.showTitle();
     onOpen((roomId) => roomId && this.shell.open(roomId), signal);
-    document.addEventListener("visibilitychange", () => document.hidden || this.#closeRead(), { signal });
-    this.#closeRead();
+    tidings.on("badge", () => this.#closeReadSoon());
+    document.addEventListener("visibilitychange", () => this.#closeReadSoon(), { signal });
     if (this.isOn) subscribe(tidings);
   }
 
   stop() {
+    clearTimeout(this.#closing);
     for (const notice of this.#shown.values()) notice.close();
     this.#shown.clear();
     this.icon.setAttribute("href", this.icons[0]);
@@ -110,8 +114,12 @@ export class Notices {
   }
 
   /** The same for what was pushed while the page was closed. */
-  #closeRead() {
-    closeNotices((roomId) => !roomId || !this.desk.tidings.room(roomId)?.unread);
+  #closeReadSoon() {
+    const { tidings } = this.desk;
+    this.#closing ??= setTimeout(() => {
+      this.#closing = null;
+      if (tidings.isSettled) closeNotices((roomId) => !roomId || !tidings.room(roomId)?.unread);
+    }, CLOSE_AFTER_MS);
   }
 
   /** What was read, here or on another device, needs no notice. */

@@ -10,6 +10,10 @@ const ADDRESS = `${HOME}/sw.js`;
 /** Scripts by address are only made of this one: the page demands trusted types. */
 const POLICY = "tidings-worker";
 const trusted = globalThis.trustedTypes?.createPolicy(POLICY, { createScriptURL: () => ADDRESS });
+/** How the worker calls what it keeps. */
+const SHELLS = "tidings:shell:";
+/** Newest sessions of the user among which this one is looked for. */
+const SESSIONS_MAX = 500;
 /** Which session the browser's subscription is of. */
 const SUBSCRIBED_KEY = "tidings:inbox:subscribed";
 
@@ -69,10 +73,10 @@ export async function forget() {
   for (const notice of await registration.getNotifications()) notice.close();
   await (await registration.pushManager?.getSubscription())?.unsubscribe();
   await registration.unregister();
-  for (const name of await caches.keys()) await caches.delete(name);
+  for (const name of await caches.keys()) if (name.startsWith(SHELLS)) await caches.delete(name);
 }
 
 async function pathOf(tidings) {
-  const { items } = await tidings.call("GET", "/v1/sessions");
+  const { items } = await tidings.call("GET", "/v1/sessions", { query: { limit: SESSIONS_MAX } });
   return at`/v1/sessions/${items.find(({ is_current }) => is_current).session_id}/push`;
 }
