@@ -23,7 +23,7 @@ from collections.abc import (
 )
 from contextlib import asynccontextmanager
 from contextvars import copy_context
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 import structlog
@@ -91,6 +91,8 @@ ROOMS_REMEMBERED_MAX = 20_000
 SPENT_SAMPLED_S = 0.25
 """How often one of the commits whose price nobody asked for is metered, and counted as all since:
 metering each takes a fifth of the throughput of the embedded store, every 32nd a tenth."""
+
+Remembered: TypeAlias = tuple[RoomRow, frozenset[str] | None, Participation]
 
 _log = structlog.get_logger(__name__)
 
@@ -218,13 +220,10 @@ class Commits:
             loop.call_later(max(EXPIRY_PAUSE_S, unanswered[0].deadline - loop.time()), self._expire)
 
     async def look(
-        self, workspace: str, room_id: str, users: Sequence[str] = (), *, is_fresh: bool = True
+        self, workspace: str, room_id: str, users: Sequence[str] = ()
     ) -> RoomView | None:
-        """The room with its members, and the rows of the users; None where there is no room.
-
-        Unless `is_fresh`, what was remembered will do: good enough before a commit, which checks.
-        """
-        known = await self._know_room(workspace, room_id, is_fresh=is_fresh)
+        """The room with its members, and the rows of the users; None where there is no room."""
+        known = await self._know_room(workspace, room_id, is_fresh=True)
         if known is None:
             return None
         rows: dict[str, Participation] = {}
@@ -239,12 +238,16 @@ class Commits:
             rows |= await self._read_rows(workspace, room_id, missing)
         return RoomView(room=known.row, member_ids=known.members, participations=rows)
 
-    def remembers(self, workspace: str, room_id: str, user_id: str) -> bool:
-        """Whether `look` would answer for the user from memory."""
+    def remembered(self, workspace: str, room_id: str, user_id: str) -> Remembered | None:
+        """The room, its members if they are few, and the user's row, where they are in memory.
+
+        Good enough before a commit, which checks.
+        """
         known = self._rooms.get(room_key(workspace, room_id))
-        return known is not None and (
-            self._users.row(user_key(workspace, user_id), room_id, known.row.epoch) is not None
-        )
+        if known is None:
+            return None
+        row = self._users.row(user_key(workspace, user_id), room_id, known.row.epoch)
+        return None if row is None else (known.row, known.members, row)
 
     def members_remembered(self, workspace: str, room_id: str) -> frozenset[str] | None:
         """All members of an inline room that is remembered, as they were; None for any other."""

@@ -299,12 +299,11 @@ class Messages:
         Who seems to be none may have joined by way of another process: that is looked up, at the
         same price whether the room is out of sight or isn't there.
         """
-        workspace = caller.workspace
-        if self._commits.remembers(workspace, room_id, user_id):
-            view = await self._commits.look(workspace, room_id, (user_id,), is_fresh=False)
-            own = None if view is None else view.participations.get(user_id)
-            if view is not None and view.room is not None and access.is_member(own):
-                return access.require_sight(caller, view.room, own), own
+        remembered = self._commits.remembered(caller.workspace, room_id, user_id)
+        if remembered is not None:
+            room, _, own = remembered
+            if access.is_member(own):
+                return access.require_sight(caller, room, own), own
         return await self._stored(caller, room_id, user_id)
 
     async def _acting(self, caller: Caller, room_id: str, seq: int) -> str:

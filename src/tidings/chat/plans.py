@@ -371,13 +371,14 @@ class _RoomPlan:
     # --- the commands ------------------------------------------------------------------------
 
     def post(self, c: commands.Post) -> Posted:
-        room = self.there
-        known = self.receipts.get(c.receipt)
+        room, name = self.there, c.receipt
+        known = self.receipts.get(name)
         if known is not None:
             if known.body_hash != c.body_hash:
                 raise IdempotencyMismatch
             return Posted(known.entry, is_new=False)
-        if not self.is_member(c.sender_id) and not c.is_joining:
+        is_member = self.is_member(c.sender_id)
+        if not is_member and not c.is_joining:
             raise Forbidden("Only members may post.")
         if c.reply_to is not None and c.reply_to > room.head:
             raise _refused("reply_to", "It names no entry of this room.")
@@ -387,7 +388,7 @@ class _RoomPlan:
         if c.unfit_blobs:
             unfit = ", ".join(c.unfit_blobs)
             raise _refused("blobs", f"There is nothing to attach under {unfit}.")
-        if not self.is_member(c.sender_id):
+        if not is_member:
             self.enter(c.sender_id, c.sender_id, f"{c.entry_id}.j", c.at, "member")
         item: Item = {
             "id": c.entry_id,
@@ -407,10 +408,10 @@ class _RoomPlan:
         posted = self.append(item)
         if c.blobs:
             self.attaching.append((item["seq"], c))
-        self.receipts[c.receipt] = _Receipt(c.body_hash, posted)
+        self.receipts[name] = _Receipt(c.body_hash, posted)
         receipt: Item = {
             "room": item["room"],
-            "receipt": c.receipt,
+            "receipt": name,
             "seq": item["seq"],
             "body_hash": c.body_hash,
             "expires_at": c.receipt_expires_at,

@@ -369,10 +369,9 @@ class Rooms:
         user_id = access.require_user(caller)
         workspace = caller.workspace
         others: Collection[str] | None = None
-        if self._commits.remembers(workspace, room_id, user_id):
-            view = await self._commits.look(workspace, room_id, (user_id,), is_fresh=False)
-            if view is not None and access.is_member(view.participations.get(user_id)):
-                others = view.member_ids
+        remembered = self._commits.remembered(workspace, room_id, user_id)
+        if remembered is not None and access.is_member(remembered[2]):
+            others = remembered[1]
         if others is None:
             room, own = await self._visible(caller, room_id)
             access.is_joining(caller, room, own)
