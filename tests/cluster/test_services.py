@@ -213,3 +213,29 @@ async def test_what_one_does_is_seen_at_the_other_by_the_operator(sites: tuple[S
     assert found["errors"] == found["throttles"] == 0
     refused = await b.call("GET", "/v1/operations", key)
     assert refused.status == 403
+
+
+async def test_what_sockets_spend_is_seen_by_the_operator(tmp_path: Path) -> None:
+    async with site(tmp_path) as a:
+        key, operator, token = await a.key(), await a.key(operator=True), await a.user("ann")
+        room = {"id": "r", "kind": "group", "member_ids": ["ann"]}
+        assert (await a.call("POST", "/v1/rooms", key, room)).status == 201
+
+        async def write_units() -> float:
+            await a.service.nodes.beat()
+            answer = await a.call("GET", "/v1/operations", operator)
+            (node,) = answer.json["nodes"]
+            found: float = node["figures"]["write_units"]
+            return found
+
+        headers = {"Authorization": f"Bearer {token}"}
+        async with a.http.ws_connect(
+            f"{a.url}/v1/ws", headers=headers, protocols=("tidings.v1",)
+        ) as socket:
+            assert (await socket.receive_json())["type"] == "ready"
+            before = await write_units()
+            post = {"type": "send", "room_id": "r", "client_id": "m", "text": "hello"}
+            await socket.send_json(post)
+            assert (await socket.receive_json())["type"] == "batch"  # the entry, and that it is
+            # An entry, the room, a receipt, an inbox row and a badge, doubled by the transaction.
+            assert await write_units() >= before + 2 * 5
