@@ -9,6 +9,7 @@ from functools import lru_cache
 
 Clock = Callable[[], int]
 """Returns the present time in milliseconds since 1970-01-01T00:00:00Z."""
+_SECONDS = tuple(f"{second:02d}." for second in range(60))
 
 
 def system_clock() -> int:
@@ -16,15 +17,25 @@ def system_clock() -> int:
     return time.time_ns() // 1_000_000
 
 
-@lru_cache(maxsize=256)
-def _whole_second(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+@lru_cache(maxsize=1_024)
+def _day(days: int) -> str:
+    return datetime.fromtimestamp(days * 86_400, UTC).strftime("%Y-%m-%d")
+
+
+@lru_cache(maxsize=1_024)
+def _minute(minutes: int) -> str:
+    days, minutes = divmod(minutes, 1_440)
+    return f"{_day(days)}T{minutes // 60:02d}:{minutes % 60:02d}:"
 
 
 def rfc3339(time_ms: int) -> str:
-    """Write a time as RFC 3339 in UTC with milliseconds, such as `2026-11-23T10:12:01.000Z`."""
-    seconds, milliseconds = divmod(time_ms, 1000)
-    return f"{_whole_second(seconds)}.{milliseconds:03d}Z"
+    """Write a time as RFC 3339 in UTC with milliseconds, such as `2026-11-23T10:12:01.000Z`.
+
+    A page of a log has as many times as entries: what they share, the minute at least, is written
+    once.
+    """
+    minutes, milliseconds = divmod(time_ms, 60_000)
+    return f"{_minute(minutes)}{_SECONDS[milliseconds // 1000]}{milliseconds % 1000:03d}Z"
 
 
 def parse_rfc3339(text: str) -> int:

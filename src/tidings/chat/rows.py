@@ -264,6 +264,7 @@ def badge_from_item(item: Item | None) -> BadgeRow:
 def entry_to_wire(item: Item, room_id: str) -> wire.Entry:
     """A stored entry as its readers see it; what was deleted has lost its content."""
     get = item.get
+    blobs: list[Item] = get("blobs") or []
     edited_at: int | None = get("edited_at")
     deleted_at: int | None = get("deleted_at")
     data: dict[str, Any] = get("data") or {}
@@ -276,7 +277,7 @@ def entry_to_wire(item: Item, room_id: str) -> wire.Entry:
         rfc3339(item["created_at"]),
         get("client_id"),
         get("text"),
-        [attachment_to_wire(blob, room_id) for blob in get("blobs") or ()],
+        [attachment_to_wire(blob, room_id) for blob in blobs] if blobs else [],
         get("reply_to"),
         get("mentions") or [],
         get("reactions") or {},
