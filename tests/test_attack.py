@@ -25,7 +25,7 @@ from tests.chat.test_commits import WORKSPACE, Now, World
 from tests.stores import EVERY_STORE, StoreKind, open_store, sized, store_address
 from tidings import wire
 from tidings.app import Service, listening, open_app
-from tidings.chat import commands, fanouts, plans
+from tidings.chat import commands, counts, fanouts
 from tidings.chat.audit import RECEIPT_LIFE_S, audit
 from tidings.chat.rows import INLINE_MEMBERS_MAX
 from tidings.client import (
@@ -496,7 +496,7 @@ async def test_a_read_mark_arrives_in_a_room_that_never_rests(
     world: World, store_kind: StoreKind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Reads go in steps of a few entries here, while messages and their fan-out go on."""
-    monkeypatch.setattr(plans, "COUNT_ENTRIES_MAX", 10)
+    monkeypatch.setattr(counts, "COUNT_ENTRIES_MAX", 10)
     monkeypatch.setattr(fanouts, "COUNT_ENTRIES_MAX", 10)
     people = await world.people(60)
     await world.room("busy", people)

@@ -22,9 +22,10 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from tidings.chat import commands, plans, rows
+from tidings.chat import commands, counts, room_plans, rows
 from tidings.chat.commands import Command, Posted, items_max, named_seqs, named_users
-from tidings.chat.plans import Plan, RoomView, fold_range, plan_advance, plan_commit, read_range
+from tidings.chat.counts import fold_range, read_range
+from tidings.chat.plans import Plan, plan_advance, plan_commit
 from tidings.chat.rows import (
     BadgeRow,
     Participation,
@@ -37,6 +38,7 @@ from tidings.chat.rows import (
     room_to_item,
 )
 from tidings.chat.updates import PostedEntry, UserUpdate
+from tidings.chat.views import RoomView
 from tidings.errors import TidingsError
 from tidings.storage.interface import (
     SET_ITEMS_MAX,
@@ -311,7 +313,7 @@ class Model(Shelf):
         nearest = {
             user: row
             for user, row in found.items()
-            if row.counted_seq < low + plans.COUNT_ENTRIES_MAX
+            if row.counted_seq < low + counts.COUNT_ENTRIES_MAX
         }
         entries = self.entries(room_id, range(low + 1, room.head + 1))
         posted = {seq: PostedEntry(entry_to_wire(item, room_id)) for seq, item in entries.items()}
@@ -549,8 +551,8 @@ def _creation(room_id: str, members: Sequence[str]) -> commands.Create:
 def _small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rooms that fan out and reads in steps, within a few members and entries."""
     monkeypatch.setattr(rows, "INLINE_MEMBERS_MAX", INLINE_MEMBERS_MAX)
-    monkeypatch.setattr(plans, "COUNT_ENTRIES_MAX", COUNT_ENTRIES_MAX)
-    monkeypatch.setattr(plans, "FOUNDERS_INLINE_MAX", FOUNDERS_INLINE_MAX)
+    monkeypatch.setattr(counts, "COUNT_ENTRIES_MAX", COUNT_ENTRIES_MAX)
+    monkeypatch.setattr(room_plans, "FOUNDERS_INLINE_MAX", FOUNDERS_INLINE_MAX)
     monkeypatch.setattr(commands, "FOUNDERS_INLINE_MAX", FOUNDERS_INLINE_MAX)
 
 

@@ -38,9 +38,10 @@ from tidings.chat.commands import (
     named_seqs,
     named_users,
 )
+from tidings.chat.counts import fold_range, read_range
 from tidings.chat.fanouts import Fanouts
 from tidings.chat.memory import KnownUsers
-from tidings.chat.plans import Plan, RoomView, Torn, fold_range, plan_commit, read_range
+from tidings.chat.plans import Plan, plan_commit
 from tidings.chat.rows import (
     INLINE_MEMBERS_MAX,
     BadgeRow,
@@ -52,6 +53,7 @@ from tidings.chat.rows import (
     room_from_item,
 )
 from tidings.chat.updates import Nudge, PostedEntry, Publish
+from tidings.chat.views import RoomView, Torn
 from tidings.clock import Clock
 from tidings.cluster.nodes import Nodes
 from tidings.errors import IdempotencyMismatch, NotFound, TidingsError, Unavailable

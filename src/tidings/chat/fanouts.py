@@ -22,9 +22,11 @@ import structlog
 
 from tidings.chat.appended import Appended
 from tidings.chat.commands import Found
-from tidings.chat.plans import COUNT_ENTRIES_MAX, Torn, plan_advance
+from tidings.chat.counts import COUNT_ENTRIES_MAX
+from tidings.chat.plans import plan_advance
 from tidings.chat.rows import Participation, RoomRow, entry_to_wire, room_from_item
 from tidings.chat.updates import PostedEntry
+from tidings.chat.views import Torn
 from tidings.clock import Clock
 from tidings.cluster.nodes import Nodes
 from tidings.errors import TidingsError, Unavailable

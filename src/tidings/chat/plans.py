@@ -12,37 +12,28 @@ epoch, or the version of each user it touches), so sending it twice applies it o
 from __future__ import annotations
 
 import copy
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
-from tidings import wire
 from tidings.chat import commands, marks
 from tidings.chat.attachments import LEFT_BLOBS, left_subject, plan_attached, plan_holding
-from tidings.chat.commands import FOUNDERS_INLINE_MAX, Command, Posted, ReadMark
+from tidings.chat.commands import Command, ReadMark
+from tidings.chat.counts import fold, fold_end, preview_of
+from tidings.chat.room_plans import RoomPlan
 from tidings.chat.rows import (
-    MINUTE_MS,
     WAKING,
     BadgeRow,
     Participation,
     RoomRow,
-    entry_to_wire,
     participation_to_item,
     room_to_item,
 )
 from tidings.chat.updates import PostedEntry, RoomUpdate, UserUpdate
+from tidings.chat.views import RoomView, Torn
 from tidings.cluster.schedule import plan_due, plan_undue
-from tidings.errors import (
-    Conflict,
-    FieldError,
-    Forbidden,
-    IdempotencyMismatch,
-    NotFound,
-    TidingsError,
-    ValidationFailed,
-)
+from tidings.errors import TidingsError, ValidationFailed
 from tidings.storage.interface import Absent, Delete, Equals, Exists, Item, Put, Update, Write
 from tidings.storage.tables import (
     BADGES,
@@ -54,26 +45,6 @@ from tidings.storage.tables import (
     ROOMS,
     user_key,
 )
-
-COUNT_ENTRIES_MAX = 1_000
-"""Entries that one step of a read, or of a fold, goes through."""
-
-
-class Torn(Exception):
-    """What was read is of different moments: nothing can be planned on it, read it again."""
-
-
-class RoomView(msgspec.Struct, frozen=True):
-    """What is known of a room; a commit planned on it fails if it is no longer so."""
-
-    room: RoomRow | None
-    """None where there is no such room."""
-    member_ids: frozenset[str] | None = frozenset()
-    """All members; None where they are too many to be carried along."""
-    participations: Mapping[str, Participation] = {}
-    """Rows of all members of an inline room and of the users that commands name."""
-    entries: Mapping[int, Item] = {}
-    """Entries that commands name, and those that folds and counts go over."""
 
 
 class Plan(msgspec.Struct):
@@ -103,625 +74,6 @@ class Plan(msgspec.Struct):
     """Whether previews change of entries that were counted before."""
 
 
-def is_countable(entry: Item) -> bool:
-    """Whether an entry counts as unread for those who did not send it."""
-    return entry["type"] in wire.COUNTABLE_TYPES
-
-
-def fold(row: Participation, user_id: str, entries: Iterable[Item]) -> None:
-    """Count the entries after `counted_seq`, which follow it without a hole, into the row.
-
-    +1 for a countable entry of someone else, -1 for a `deleted` one that names an entry which was
-    still unread. Also moves `counted_seq` and the preview.
-    """
-    for entry in entries:
-        seq: int = entry["seq"]
-        assert seq == row.counted_seq + 1, "a fold goes over the log without holes"
-        row.counted_seq = seq
-        if is_countable(entry):
-            if entry.get("sender_id") != user_id:
-                row.unread += 1
-                if user_id in (entry.get("mentions") or ()):
-                    row.mentions += 1
-            _preview(row, entry)
-        elif entry["type"] == "deleted":
-            named = entry["data"]
-            if row.preview_seq == named["seq"]:
-                row.preview = None
-            if named["seq"] > row.read_seq and named["sender_id"] != user_id:
-                row.unread -= 1
-                if user_id in named["mentions"]:
-                    row.mentions -= 1
-    assert row.unread >= row.mentions >= 0, "counts are never negative"
-
-
-def _preview(row: Participation, entry: Item) -> None:
-    row.preview = _preview_of(entry)
-    row.preview_seq = entry["seq"]
-    row.active_at = entry["created_at"]
-
-
-def _preview_of(entry: Item) -> str | None:
-    """How the text begins; of a message without one, what its first file is called."""
-    text: str | None = entry.get("text")
-    if text is None and entry.get("blobs"):
-        text = entry["blobs"][0]["name"]
-    return None if text is None else text[: wire.PREVIEW_CHARACTERS_MAX]
-
-
-def counted(user_id: str, entries: Iterable[Item], counted_seq: int) -> tuple[int, int]:
-    """(unread, mentions) that entries put on a user whose row counts up to `counted_seq`."""
-    unread = mentions = 0
-    for entry in entries:
-        deleted_seq = entry.get("deleted_seq")
-        if (
-            is_countable(entry)
-            and entry.get("sender_id") != user_id
-            and (deleted_seq is None or deleted_seq > counted_seq)
-        ):
-            unread += 1
-            if user_id in (entry.get("mentions") or ()):
-                mentions += 1
-    return unread, mentions
-
-
-def read_range(seen: Participation, head: int, seq: int) -> tuple[int, int] | None:
-    """The stored sequences, inclusive, that moving a read mark to `seq` has to count.
-
-    `seen` and `head` are the row and the room's head before the commit, so that loading and
-    planning agree. The side of the mark that is shorter is counted; where both are longer than
-    COUNT_ENTRIES_MAX the move is a step. None where nothing stored has to be counted.
-    """
-    if seq <= seen.read_seq or seq >= head:
-        return None
-    below, above = seq - seen.read_seq, head - seq
-    if above <= min(below, COUNT_ENTRIES_MAX):
-        return seq + 1, head
-    return seen.read_seq + 1, seen.read_seq + min(below, COUNT_ENTRIES_MAX)
-
-
-def fold_range(seen: Participation, head: int) -> tuple[int, int] | None:
-    """The stored sequences, inclusive, that one step of a fold goes over, if any."""
-    if seen.counted_seq >= head:
-        return None
-    return seen.counted_seq + 1, min(head, seen.counted_seq + COUNT_ENTRIES_MAX)
-
-
-def _require_whole(view: RoomView) -> None:
-    """Raises Torn where members' rows and the room are not of one moment.
-
-    The members of an inline room have reached its head, all of them and nobody else; in a large
-    one nobody is ahead of it.
-    """
-    room = view.room
-    if room is None:
-        return
-    counted = {
-        user_id: row.counted_seq for user_id, row in view.participations.items() if not row.is_left
-    }
-    if not room.is_inline or view.member_ids is None:
-        if any(seq > room.head for seq in counted.values()):
-            raise Torn
-    elif counted.keys() != view.member_ids or any(seq != room.head for seq in counted.values()):
-        raise Torn
-
-
-class _Receipt(msgspec.Struct):
-    body_hash: str
-    entry: PostedEntry
-
-
-class _RoomPlan:
-    """One room while its commands are applied in turn."""
-
-    def __init__(self, workspace: str, room_id: str, view: RoomView) -> None:
-        _require_whole(view)
-        self.workspace = workspace
-        self.room_id = room_id
-        self.view = view
-        self.before = view.room
-        self.room = copy.copy(view.room) if view.room is not None else None
-        self.member_ids = None if view.member_ids is None else set(view.member_ids)
-        self.is_inline = view.room is None or view.room.is_inline
-        self.rows: dict[str, Participation] = {}
-        self.appended: list[Item] = []
-        self.posted: list[PostedEntry] = []
-        self.changed: dict[int, dict[str, Any]] = {}
-        self.receipts: dict[str, _Receipt] = {}
-        self.receipt_posts: list[tuple[Item, commands.Post]] = []
-        self.attaching: list[tuple[int, commands.Post]] = []
-        self.letting_go: dict[int, int] = {}
-        self.joined: dict[str, Item] = {}
-        self.left: set[str] = set()
-        self.read: set[str] = set()
-        self.renewed: set[str] = set()
-        self.founding: tuple[str, ...] | None = None
-
-    # --- looking -----------------------------------------------------------------------------
-
-    @property
-    def there(self) -> RoomRow:
-        if self.room is None:
-            raise NotFound
-        return self.room
-
-    def peek(self, user_id: str) -> Participation | None:
-        return self.rows.get(user_id) or self.view.participations.get(user_id)
-
-    def is_member(self, user_id: str) -> bool:
-        row = self.peek(user_id)
-        return row is not None and not row.is_left
-
-    def own(self, user_id: str) -> Participation:
-        """The row of a member, to be changed."""
-        row = self.rows.get(user_id)
-        if row is None:
-            row = self.rows[user_id] = copy.copy(self.view.participations[user_id])
-        return row
-
-    @property
-    def first_appended(self) -> int:
-        """The first sequence that this commit appends."""
-        return (self.before.head if self.before is not None else 0) + 1
-
-    def entry(self, seq: int) -> Item:
-        if not 1 <= seq <= self.there.head:
-            raise NotFound("There is no such entry.")
-        if seq >= self.first_appended:
-            return self.appended[seq - self.first_appended]
-        stored = self.view.entries[seq]
-        changed = self.changed.get(seq)
-        return stored | changed if changed else stored
-
-    def delivered(self, low: int, high: int) -> list[PostedEntry]:
-        """Entries in [low, high] for delivery, those of this commit made once for all."""
-        first = self.first_appended
-        room_id = self.there.room_id
-        stored = range(low, min(high + 1, first))
-        return [
-            *(PostedEntry(entry_to_wire(self.view.entries[seq], room_id)) for seq in stored),
-            *self.posted[max(low, first) - first : max(high + 1 - first, 0)],
-        ]
-
-    def target(self, seq: int) -> Item:
-        """A message that can still be changed."""
-        entry = self.entry(seq)
-        if not is_countable(entry):
-            raise Conflict("Only messages can be changed.")
-        if entry.get("deleted_at") is not None:
-            raise Conflict("This message was deleted.")
-        return entry
-
-    def require_member(self, user_id: str) -> None:
-        if not self.is_member(user_id):
-            raise Forbidden("Only members may do this.")
-
-    # --- changing ----------------------------------------------------------------------------
-
-    def append(self, item: Item) -> PostedEntry:
-        room = self.there
-        room.head += 1
-        item["room"] = room.key
-        item["seq"] = room.head
-        self.appended.append(item)
-        posted = PostedEntry(entry_to_wire(item, room.room_id))
-        self.posted.append(posted)
-        return posted
-
-    def note(
-        self, entry_id: str, kind: wire.EntryType, actor: str | None, at: int, data: dict[str, Any]
-    ) -> int:
-        """Append an entry that tells of a change; its sequence."""
-        self.append(
-            {"id": entry_id, "type": kind, "sender_id": actor, "created_at": at, "data": data}
-        )
-        return self.there.head
-
-    def change(self, seq: int, fields: dict[str, Any]) -> wire.Entry:
-        """Change an entry in place; the entry as it is now."""
-        first = self.first_appended
-        if seq >= first:
-            self.appended[seq - first].update(fields)
-        else:
-            self.changed.setdefault(seq, {}).update(fields)
-        return entry_to_wire(self.entry(seq), self.there.room_id)
-
-    def catch_up(self, user_id: str) -> Participation:
-        """Count what a member has not counted, as far as one step may go."""
-        row = self.own(user_id)
-        last = min(self.there.head, row.counted_seq + COUNT_ENTRIES_MAX)
-        head_seen = self.first_appended - 1
-        if row.counted_seq < head_seen:  # one that was behind; no more than was loaded
-            seen = self.view.participations[user_id]
-            last = min(last, seen.counted_seq + COUNT_ENTRIES_MAX)
-        fold(row, user_id, (self.entry(seq) for seq in range(row.counted_seq + 1, last + 1)))
-        return row
-
-    def join(self, user_id: str, role: str, joined_seq: int, at: int) -> None:
-        room = self.there
-        old = self.peek(user_id)
-        self.rows[user_id] = Participation(
-            room_id=room.room_id,
-            kind=room.kind,
-            read_seq=joined_seq,
-            counted_seq=joined_seq,
-            joined_seq=joined_seq,
-            active_at=at,
-            feed=old.feed if old else 0,
-            marks=old.marks if old else "",
-        )
-        self.joined[user_id] = {
-            "room": room.key,
-            "user_id": user_id,
-            "role": role,
-            "joined_seq": joined_seq,
-        }
-        self.left.discard(user_id)
-        self.renewed.add(user_id)
-        room.member_count += 1
-        room.epoch += 1
-        if self.member_ids is not None:
-            self.member_ids.add(user_id)
-
-    def enter(self, user_id: str, actor: str | None, entry_id: str, at: int, role: str) -> None:
-        """A later joiner: the entry that says so is the first thing they have, and it is read."""
-        self.join(user_id, role, self.there.head + 1, at)
-        self.note(entry_id, "joined", actor, at, {"user_id": user_id})
-
-    # --- the commands ------------------------------------------------------------------------
-
-    def post(self, c: commands.Post) -> Posted:
-        room, name = self.there, c.receipt
-        known = self.receipts.get(name)
-        if known is not None:
-            if known.body_hash != c.body_hash:
-                raise IdempotencyMismatch
-            return Posted(known.entry, is_new=False)
-        is_member = self.is_member(c.sender_id)
-        if not is_member and not c.is_joining:
-            raise Forbidden("Only members may post.")
-        if c.reply_to is not None and c.reply_to > room.head:
-            raise _refused("reply_to", "It names no entry of this room.")
-        for user_id in c.mentions:
-            if not self.is_member(user_id) and user_id != c.sender_id:
-                raise _refused("mentions", f"{user_id} is not a member of this room.")
-        if c.unfit_blobs:
-            unfit = ", ".join(c.unfit_blobs)
-            raise _refused("blobs", f"There is nothing to attach under {unfit}.")
-        if not is_member:
-            self.enter(c.sender_id, c.sender_id, f"{c.entry_id}.j", c.at, "member")
-        item: Item = {
-            "id": c.entry_id,
-            "type": c.type,
-            "sender_id": c.sender_id,
-            "client_id": c.client_id,
-            "text": c.text,
-            "created_at": c.at,
-        }
-        if c.blobs:
-            item["blobs"] = c.blobs
-        if c.reply_to is not None:
-            item["reply_to"] = c.reply_to
-        if c.mentions:
-            item["mentions"] = c.mentions
-        item |= c.imported
-        posted = self.append(item)
-        if c.blobs:
-            self.attaching.append((item["seq"], c))
-        self.receipts[name] = _Receipt(c.body_hash, posted)
-        receipt: Item = {
-            "room": item["room"],
-            "receipt": name,
-            "seq": item["seq"],
-            "body_hash": c.body_hash,
-            "expires_at": c.receipt_expires_at,
-        }
-        self.receipt_posts.append((receipt, c))
-        if c.is_reopening and room.status in ("snoozed", "closed"):
-            room.status = "open"
-            room.snoozed_until = None
-            self.note(f"{c.entry_id}.s", "status", None, c.at, {"status": "open"})
-        return Posted(posted, is_new=True)
-
-    def edit(self, c: commands.Edit) -> wire.Entry:
-        target = self.target(c.seq)
-        if not c.is_imported:
-            self.require_member(c.actor_id)
-        if target["sender_id"] != c.actor_id:
-            raise Forbidden("Only its author may edit a message.")
-        if target.get("text") == c.text:
-            return entry_to_wire(target, self.there.room_id)
-        edited = self.change(c.seq, {"text": c.text, "edited_at": c.at})
-        self.note(c.entry_id, "edited", c.actor_id, c.at, {"seq": c.seq})
-        self._renew_previews(c.seq, c.text[: wire.PREVIEW_CHARACTERS_MAX])
-        return edited
-
-    def remove(self, c: commands.Remove) -> wire.Entry:
-        target = self.entry(c.seq)
-        if not c.is_moderator:
-            self.require_member(c.actor_id)
-        if not is_countable(target):
-            raise Conflict("Only messages can be deleted.")
-        if target["sender_id"] != c.actor_id and not c.is_moderator:
-            raise Forbidden("Only its author or an admin may delete a message.")
-        if target.get("deleted_at") is not None:
-            return entry_to_wire(target, self.there.room_id)
-        data = {
-            "seq": c.seq,
-            "sender_id": target["sender_id"],
-            "mentions": target.get("mentions") or [],
-        }
-        seq = self.note(c.entry_id, "deleted", c.actor_id, c.at, data)
-        self._renew_previews(c.seq, None)
-        fields = {"deleted_at": c.at, "deleted_seq": seq}
-        return self.change(c.seq, self._emptied(c.seq, target, c.at) | fields)
-
-    def _emptied(self, seq: int, entry: Item, at: int) -> dict[str, Any]:
-        """The fields that take an entry's content away, and let go of its blobs."""
-        fields: dict[str, Any] = {"text": None, "blobs": None, "reactions": None}
-        if entry.get("blobs"):
-            fields["left_blobs"] = [blob["blob_id"] for blob in entry["blobs"]]
-            self.letting_go[seq] = at
-        return fields
-
-    def _renew_previews(self, seq: int, preview: str | None) -> None:
-        """Carry a changed text into the inline members' previews of it."""
-        for user_id in self.member_ids or ():
-            row = self.peek(user_id)
-            if row is not None and row.preview_seq == seq:
-                self.own(user_id).preview = preview
-
-    def erase(self, c: commands.Erase) -> int:
-        entries = {seq: self.entry(seq) for seq in c.seqs}
-        self.there.epoch += 1
-        for seq, entry in entries.items():
-            data = {**(entry.get("data") or {}), "erased": True}
-            self.change(seq, self._emptied(seq, entry, c.at) | {"data": data})
-            self._renew_previews(seq, None)
-        return len(c.seqs)
-
-    def react(self, c: commands.React) -> wire.Entry:
-        target = self.target(c.seq)
-        self.require_member(c.actor_id)
-        reactions: dict[str, list[str]] = dict(target.get("reactions") or {})
-        users = reactions.get(c.emoji, [])
-        if (c.actor_id in users) is c.is_given:
-            return entry_to_wire(target, self.there.room_id)
-        if c.is_given:
-            if not users and len(reactions) >= wire.REACTIONS_MAX:
-                raise Conflict("This message has too many different reactions.")
-            if len(users) >= wire.REACTION_USERS_MAX:
-                raise Conflict("This reaction was given by too many.")
-            reactions[c.emoji] = [*users, c.actor_id]
-        else:
-            reactions[c.emoji] = [user for user in users if user != c.actor_id]
-            if not reactions[c.emoji]:
-                del reactions[c.emoji]
-        changed = self.change(c.seq, {"reactions": reactions or None})
-        data = {"seq": c.seq, "emoji": c.emoji, "is_given": c.is_given}
-        self.note(c.entry_id, "reaction", c.actor_id, c.at, data)
-        return changed
-
-    def mark_read(self, c: commands.Read) -> ReadMark:
-        room = self.there
-        if c.seq > room.head:
-            raise _refused("seq", "It is beyond the head of this room.")
-        self.require_member(c.user_id)
-        row = self.peek(c.user_id)
-        assert row is not None
-        seen_seq = reached = row.read_seq
-        if c.seq > row.read_seq:
-            row = self.catch_up(c.user_id)
-            reached = min(c.seq, row.counted_seq)
-            if reached >= row.counted_seq:
-                row.unread = row.mentions = 0
-            else:
-                reached = self._count_read(c.user_id, row, reached)
-            row.read_seq = reached
-            self.read.add(c.user_id)
-        return ReadMark(
-            read_seq=row.read_seq,
-            unread=row.unread,
-            mentions=row.mentions,
-            total_unread=0,
-            total_mentions=0,
-            version=0,
-            is_complete=c.seq <= row.read_seq,
-            is_moved=row.read_seq > seen_seq,
-        )
-
-    def _count_read(self, user_id: str, row: Participation, seq: int) -> int:
-        """Take what was read off the counts; where the mark is then, for it may be a step."""
-        seen = self.view.participations.get(user_id, row)
-        head_seen = self.before.head if self.before is not None else 0
-        counting = read_range(seen, head_seen, seq)
-        if counting is None or counting[0] == seq + 1:
-            above = (self.entry(s) for s in range(seq + 1, row.counted_seq + 1))
-            row.unread, row.mentions = counted(user_id, above, row.counted_seq)
-            return seq
-        high = min(seq, counting[1])
-        below = (self.entry(s) for s in range(row.read_seq + 1, high + 1))
-        unread, mentions = counted(user_id, below, row.counted_seq)
-        row.unread -= unread
-        row.mentions -= mentions
-        return max(high, row.read_seq)
-
-    def let_join(self, c: commands.Join) -> bool:
-        if self.is_member(c.user_id):
-            return False
-        if self.there.kind == "direct":
-            raise Conflict("A direct room has its two members for ever.")
-        self.enter(c.user_id, c.actor_id, c.entry_id, c.at, c.role)
-        return True
-
-    def let_leave(self, c: commands.Leave) -> bool:
-        room = self.there
-        if not self.is_member(c.user_id):
-            return False
-        if room.kind == "direct":
-            raise Conflict("A direct room has its two members for ever.")
-        row = self.own(c.user_id)
-        row.is_left = True
-        row.is_muted = False
-        row.unread = row.mentions = 0
-        row.preview = None
-        row.preview_seq = 0
-        self.joined.pop(c.user_id, None)
-        self.left.add(c.user_id)
-        self.renewed.add(c.user_id)
-        room.member_count -= 1
-        room.epoch += 1
-        if self.member_ids is not None:
-            self.member_ids.discard(c.user_id)
-        if room.assignee_id == c.user_id:
-            room.assignee_id = None
-        self.note(c.entry_id, "left", c.actor_id, c.at, {"user_id": c.user_id})
-        return True
-
-    def alter(self, c: commands.Change) -> RoomRow:
-        room = self.there
-        changes = {name: value for name, value in c.changes.items() if getattr(room, name) != value}
-        if changes:
-            for name, value in changes.items():
-                setattr(room, name, value)
-            if room.status != "snoozed" and room.snoozed_until is not None:
-                room.snoozed_until = changes["snoozed_until"] = None
-            self.note(c.entry_id, "status", c.actor_id, c.at, changes)
-            assignee = changes.get("assignee_id")
-            if assignee is not None and not self.is_member(assignee):
-                self.enter(assignee, c.actor_id, c.join_entry_id, c.at, "member")
-        return room
-
-    def wake(self, c: commands.Wake) -> bool:
-        room = self.there
-        if room.wakes_at is None or room.wakes_at > c.at:
-            return False
-        room.status, room.snoozed_until = "open", None
-        self.note(c.entry_id, "status", None, c.at, {"status": "open", "snoozed_until": None})
-        return True
-
-    def mute(self, c: commands.Mute) -> bool:
-        self.require_member(c.user_id)
-        row = self.peek(c.user_id)
-        assert row is not None
-        if row.is_muted is c.is_muted:
-            return False
-        self.own(c.user_id).is_muted = c.is_muted
-        self.read.add(c.user_id)
-        self.renewed.add(c.user_id)
-        return True
-
-    def hide(self, c: commands.Hide) -> bool:
-        self.require_member(c.user_id)
-        row = self.peek(c.user_id)
-        assert row is not None
-        if row.is_hidden is c.is_hidden:
-            return False
-        self.own(c.user_id).hidden_seq = self.there.head if c.is_hidden else None
-        self.read.add(c.user_id)
-        self.renewed.add(c.user_id)
-        return True
-
-    def create(self, c: commands.Create) -> tuple[RoomRow, bool]:
-        if self.room is not None:
-            return self.room, False
-        self.room = copy.copy(c.room)
-        self.room.listed_at = c.at // MINUTE_MS
-        if c.founding:
-            self.member_ids = None
-            self.room.is_fanning = True
-            self.founding = c.founding
-        for user_id, role in c.founders:
-            self._found(user_id, role, c.at)
-        if c.room.kind == "direct":
-            (one, _), (other, _) = c.founders
-            self.rows[one].peer_id, self.rows[other].peer_id = other, one
-        return self.room, True
-
-    def found(self, c: commands.Found) -> int:
-        for user_id in c.founding[:FOUNDERS_INLINE_MAX]:
-            if self.peek(user_id) is None:  # who came by themselves, and perhaps left, did so
-                self._found(user_id, "member", c.at)
-        self.there.epoch += 1
-        self.founding = c.founding[FOUNDERS_INLINE_MAX:]
-        return len(self.founding)
-
-    def _found(self, user_id: str, role: str, at: int) -> None:
-        """A founder has no `joined` entry and is there from the start, however late they are."""
-        self.join(user_id, role, 0, at)
-
-    def apply(self, command: Command) -> Any:
-        """The answer to one command, applied; raises TidingsError and then changed nothing."""
-        match command:
-            case commands.Post():
-                return self.post(command)
-            case commands.Read():
-                return self.mark_read(command)
-            case commands.Edit():
-                return self.edit(command)
-            case commands.Remove():
-                return self.remove(command)
-            case commands.Erase():
-                return self.erase(command)
-            case commands.React():
-                return self.react(command)
-            case commands.Join():
-                return self.let_join(command)
-            case commands.Leave():
-                return self.let_leave(command)
-            case commands.Change():
-                return self.alter(command)
-            case commands.Wake():
-                return self.wake(command)
-            case commands.Mute():
-                return self.mute(command)
-            case commands.Hide():
-                return self.hide(command)
-            case commands.Create():
-                return self.create(command)
-            case commands.Found():
-                return self.found(command)
-
-    # --- the end -----------------------------------------------------------------------------
-
-    def settle(self) -> None:
-        """Bring members' rows to the head, where they go along with the log."""
-        room = self.room
-        if room is None:
-            return
-        if self.founding is None:
-            self.is_inline = self.is_inline and room.is_inline and self.member_ids is not None
-        else:
-            self.is_inline = False
-        if self.is_inline:
-            self._settle_members()
-        elif self.appended or self.changed or self.founding:
-            room.is_fanning = True
-        if self.appended and room.listing is not None:
-            room.listed_at = max(item["created_at"] for item in self.appended) // MINUTE_MS
-
-    def _settle_members(self) -> None:
-        if not self.appended:
-            return
-        assert self.member_ids is not None
-        start = self.first_appended - 1
-        head = self.there.head
-        messages = [item for item in self.appended if is_countable(item)]
-        is_plain = not any(
-            item.get("mentions") or item["type"] == "deleted" for item in self.appended
-        )
-        own = Counter(item["sender_id"] for item in messages)
-        for user_id in self.member_ids:
-            row = self.own(user_id)
-            if is_plain and row.counted_seq == start:
-                row.unread += len(messages) - own[user_id]
-                row.counted_seq = head
-                if messages:
-                    _preview(row, messages[-1])
-            else:
-                self.catch_up(user_id)
-
-
 def plan_commit(
     workspace: str,
     work: Sequence[tuple[str, RoomView, Sequence[Command]]],
@@ -736,10 +88,10 @@ def plan_commit(
     one moment.
     """
     plan = Plan()
-    rooms: list[_RoomPlan] = []
-    asked: list[_RoomPlan] = []  # the room of each answer
+    rooms: list[RoomPlan] = []
+    asked: list[RoomPlan] = []  # the room of each answer
     for room_id, view, waiting in work:
-        planned = _RoomPlan(workspace, room_id, view)
+        planned = RoomPlan(workspace, room_id, view)
         asked.extend(planned for _ in waiting)
         for command in waiting:
             try:
@@ -760,7 +112,7 @@ def plan_commit(
     return plan
 
 
-def _note_unproven(plan: Plan, rooms: Sequence[_RoomPlan]) -> None:
+def _note_unproven(plan: Plan, rooms: Sequence[RoomPlan]) -> None:
     """A room that is written proves who is in it and its log, a total the user's own rows."""
     for (command, answer), planned in zip(plan.answers, rooms, strict=True):
         is_room_proven = planned.room is not None and planned.room != planned.before
@@ -774,7 +126,7 @@ def _note_unproven(plan: Plan, rooms: Sequence[_RoomPlan]) -> None:
             plan.unproven.append((planned.room_id, command))
 
 
-def _write_room(plan: Plan, planned: _RoomPlan, node_id: str) -> None:
+def _write_room(plan: Plan, planned: RoomPlan, node_id: str) -> None:
     room, before = planned.room, planned.before
     assert room is not None
     writes = plan.writes
@@ -813,7 +165,7 @@ def _write_room(plan: Plan, planned: _RoomPlan, node_id: str) -> None:
     _write_waking(plan, before, room)
 
 
-def _write_blobs(plan: Plan, workspace: str, rooms: Sequence[_RoomPlan]) -> None:
+def _write_blobs(plan: Plan, workspace: str, rooms: Sequence[RoomPlan]) -> None:
     """Blobs that entries link to are held by them, and those that were let go of are looked at."""
     posts: dict[str, list[commands.Post]] = {}
     for planned in rooms:
@@ -841,7 +193,7 @@ def _write_waking(plan: Plan, before: RoomRow | None, room: RoomRow) -> None:
         plan.writes.append(plan_due(WAKING, room.key, room.wakes_at, room.head))
 
 
-def _write_fanout(plan: Plan, planned: _RoomPlan, room: RoomRow, node_id: str) -> None:
+def _write_fanout(plan: Plan, planned: RoomPlan, room: RoomRow, node_id: str) -> None:
     """The `fanouts` item goes with the commit that leaves members behind the head."""
     was_fanning = planned.before is not None and planned.before.is_fanning
     if planned.founding is not None and was_fanning:
@@ -856,9 +208,9 @@ def _write_fanout(plan: Plan, planned: _RoomPlan, room: RoomRow, node_id: str) -
 
 
 def _write_users(
-    plan: Plan, workspace: str, rooms: Sequence[_RoomPlan], badges: Mapping[str, BadgeRow]
+    plan: Plan, workspace: str, rooms: Sequence[RoomPlan], badges: Mapping[str, BadgeRow]
 ) -> None:
-    concerned: dict[str, list[_RoomPlan]] = {}
+    concerned: dict[str, list[RoomPlan]] = {}
     for planned in rooms:
         for user_id, row in planned.rows.items():
             if row != planned.view.participations.get(user_id):
@@ -876,7 +228,7 @@ def _write_users(
         )
 
 
-def _write_row(plan: Plan, planned: _RoomPlan, user_id: str, badge: BadgeRow) -> RoomUpdate:
+def _write_row(plan: Plan, planned: RoomPlan, user_id: str, badge: BadgeRow) -> RoomUpdate:
     old = planned.view.participations.get(user_id)
     row = planned.rows[user_id]
     room = planned.there
@@ -974,7 +326,7 @@ def _write_badge(
         plan.writes.append(Update(BADGES, (key,), set=fields, when=seen))
 
 
-def _complete_reads(plan: Plan, rooms: Sequence[_RoomPlan], badges: Mapping[str, BadgeRow]) -> None:
+def _complete_reads(plan: Plan, rooms: Sequence[RoomPlan], badges: Mapping[str, BadgeRow]) -> None:
     """The counts of a read, in the room and in total, are those after the whole commit."""
     for index, ((command, answer), room) in enumerate(zip(plan.answers, rooms, strict=True)):
         if isinstance(answer, ReadMark):
@@ -1016,11 +368,11 @@ def plan_advance(
         if old.is_left:
             continue
         row = copy.copy(old)
-        last = min(room.head, old.counted_seq + COUNT_ENTRIES_MAX)
+        last = fold_end(old.counted_seq, room.head)
         fold(row, user_id, (entries[seq] for seq in range(old.counted_seq + 1, last + 1)))
         previewed = entries.get(row.preview_seq)
-        if is_renewing and previewed is not None and row.preview != _preview_of(previewed):
-            row.preview = _preview_of(previewed)  # it was edited, deleted or erased meanwhile
+        if is_renewing and previewed is not None and row.preview != preview_of(previewed):
+            row.preview = preview_of(previewed)  # it was edited, deleted or erased meanwhile
             plan.is_renewing = True
         if row == old:
             continue
@@ -1044,7 +396,3 @@ def plan_advance(
             UserUpdate(user_id, after.version, after.unread, after.mentions, [update])
         )
     return plan
-
-
-def _refused(field: str, detail: str) -> ValidationFailed:
-    return ValidationFailed(detail, errors=(FieldError(field, detail),))
