@@ -14,7 +14,7 @@ from subprocess import DEVNULL, PIPE
 import aiohttp
 import msgspec
 
-from tests.command_line import free_port
+from tests.command_line import lasting_port
 
 START_S_MAX = 30.0
 _LOOK_S = 0.1
@@ -36,7 +36,7 @@ class Engine(msgspec.Struct, frozen=True):
 @asynccontextmanager
 async def engine() -> AsyncIterator[Engine]:
     """A new ministack with nothing in it, on a free port of this machine."""
-    port = free_port()
+    port = lasting_port()
     with tempfile.TemporaryDirectory() as folder:
         process = await asyncio.create_subprocess_exec(
             Path(sys.executable).with_name("ministack"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import random
+import secrets
 import socket
 import subprocess
 import sys
@@ -53,21 +53,14 @@ def run_tidings(
     return Outcome(finished.returncode, finished.stdout, finished.stderr)
 
 
-def free_port() -> int:
-    """A port of this machine on which nothing listens now."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
-
-
 def lasting_port() -> int:
-    """A port that stays free while the process that listens on it is away.
+    """A port that stays free until a process listens on it, and while that is away.
 
-    Systems give higher ones to outgoing connections, any of which would take its place.
+    Systems give higher ones to outgoing connections, any of which would take its place. Chosen at
+    random whatever the tests have sown, or those that run at the same time would choose alike.
     """
     while True:
-        port = random.choice(LASTING_PORTS)
+        port = secrets.choice(LASTING_PORTS)
         with socket.socket() as listener, suppress(OSError):
             listener.bind(("127.0.0.1", port))
             return port

@@ -21,7 +21,7 @@ from functools import cache
 
 import msgspec
 
-from tests.command_line import free_port
+from tests.command_line import lasting_port
 from tidings.clock import Clock, system_clock
 from tidings.config import DynamoAddress, Settings
 from tidings.storage import provision
@@ -72,7 +72,7 @@ def _endpoint() -> str:
 
 def _start_ministack() -> str:
     folder = tempfile.mkdtemp(prefix="ministack-")
-    port = free_port()
+    port = lasting_port()
     environment = {
         "PATH": os.environ["PATH"],
         "HOME": folder,

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import typer
 
-from tests.command_line import Outcome, free_port, run_tidings, running_service
+from tests.command_line import Outcome, lasting_port, run_tidings, running_service
 from tidings.cli import app
 from tidings.demo_story import PEOPLE, SCENES
 from tidings.storage.prices import latest_prices
@@ -357,7 +357,7 @@ def _stop(process: subprocess.Popen[str]) -> None:
 
 
 def test_a_demo_is_ready_to_use_and_goes_on_where_it_was(tmp_path: Path) -> None:
-    folder, port = tmp_path / "demo", free_port()
+    folder, port = tmp_path / "demo", lasting_port()
     url = f"http://127.0.0.1:{port}"
     process, printed = _demo(folder, port)
     try:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.command_line import free_port, run_tidings, running_service
+from tests.command_line import lasting_port, run_tidings, running_service
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
@@ -74,7 +74,7 @@ def test_the_first_steps_of_the_readme(tmp_path: Path) -> None:
     create_key, serve = blocks[0].splitlines()[1:3]
     assert "tidings keys create" in create_key
     assert serve == "tidings serve --store sqlite:///tidings.db --port 8080"
-    port = free_port()
+    port = lasting_port()
     bin_folder = tmp_path / "bin"
     bin_folder.mkdir()
     tidings = bin_folder / "tidings"

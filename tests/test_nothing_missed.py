@@ -21,7 +21,7 @@ import msgspec
 import pytest
 
 from tests.client.proxy import CuttingProxy
-from tests.command_line import free_port, run_tidings, running_service
+from tests.command_line import lasting_port, run_tidings, running_service
 from tests.delivery.doors import HttpDevice
 from tests.delivery.visits import Visit, visiting
 from tests.redis_server import needs_redis, running_redis
@@ -102,7 +102,7 @@ class TwoPlaces:
     """Two nodes of one service: whoever asks for an address gets the one or the other."""
 
     def __init__(self, store: Path, bus: str) -> None:
-        self._places = [OwnPlace(store, free_port(), bus) for _ in range(2)]
+        self._places = [OwnPlace(store, lasting_port(), bus) for _ in range(2)]
         self._turns = cycle(self._places)
 
     @property
@@ -489,7 +489,7 @@ async def test_devices_end_where_a_fresh_fetch_is(
     if seed:
         narrow(monkeypatch)
     store = tmp_path / "tidings.db"
-    place = OwnPlace(store, free_port())
+    place = OwnPlace(store, lasting_port())
     await place.start()
     try:
         town = await come_and_go(place, store, monkeypatch, seed=seed, steps=250)
@@ -504,7 +504,7 @@ async def test_devices_of_a_service_that_is_killed_miss_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = tmp_path / "tidings.db"
-    place = ProcessPlace(store, free_port())
+    place = ProcessPlace(store, lasting_port())
     await place.start()
     try:
         await come_and_go(place, store, monkeypatch, seed=7, steps=250)
@@ -532,7 +532,7 @@ async def test_devices_miss_nothing_for_a_moment(
 ) -> None:
     narrow(monkeypatch)
     store = tmp_path / "tidings.db"
-    place = OwnPlace(store, free_port())
+    place = OwnPlace(store, lasting_port())
     await place.start()
     try:
         await come_and_go(place, store, monkeypatch, seed=11, steps=40)

@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 
 from tests.api.conftest import Opening, Site
-from tests.command_line import free_port, run_tidings, running_service
+from tests.command_line import lasting_port, run_tidings, running_service
 from tests.delivery.conftest import Socket
 from tests.delivery.doors import HttpDevice
 from tidings.client import Client
@@ -262,7 +262,7 @@ async def come_back(device: HttpDevice, since: str, room_id: str) -> list[int]:
 
 @pytest.mark.slow
 async def test_all_devices_come_back_at_once_after_a_restart(tmp_path: Path) -> None:
-    store, port = f"sqlite:///{tmp_path}/tidings.db", str(free_port())
+    store, port = f"sqlite:///{tmp_path}/tidings.db", str(lasting_port())
     arguments = (store, "--port", port, "--rate-limit", "off")
     key = run_tidings("keys", "create", "--store", store).last_line
     names = [f"user{number}" for number in range(STORM_DEVICES)]
