@@ -38,9 +38,8 @@ END_S = 30.0
 LOOK_S = 0.1
 TOLD_S = 10.0
 """By then workers have told that nothing waits, and whoever is dead is not heeded any more."""
-ANSWERED_S = 10.0
-"""By then a call that failed has succeeded, unless a frozen node has it. On a machine that does
-nothing else it is 5; here a dozen processes share two cores."""
+ANSWERED_S = 5.0
+"""By then a call that failed has succeeded, unless a frozen node has it."""
 
 
 class MovedOffice(Office):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tidings import wire
+from tidings.cli.garbage import looking_rarely
 from tidings.cli.migrations import open_screen, print_plan, print_status
 from tidings.cli.output import note, print_json
 from tidings.cli.parts import STORE_DEFAULT, AsJson, StoreUrl
@@ -156,7 +157,7 @@ def _run(command: Callable[[Callable[[wire.Migration], None]], Coroutine[Any, An
     from tidings import logs
 
     logs.configure("off", sys.stderr)  # the screen tells what waits for what
-    with open_screen() as screen:
+    with open_screen() as screen, looking_rarely():
         return asyncio.run(command(screen.show))
 
 

@@ -25,6 +25,7 @@ from tidings.errors import Unavailable
 from tidings.migrate.captures import CAPTURED_TABLES, Capture
 from tidings.migrate.lanes import (
     FOLLOWING,
+    SET_ITEMS_MAX,
     Lane,
     Progress,
     Stale,
@@ -43,8 +44,8 @@ from tidings.storage.sqlite import SqliteStore
 
 PARTS_PER_TABLE = 8
 """Into how many parts a table is divided; one process works on as many at once."""
-PAGE_ITEMS = 500
-"""Items read at once in a backfill; a page also ends after 1 MB."""
+PAGE_ITEMS = 10 * SET_ITEMS_MAX
+"""Items read at once in a backfill: full sets; a page also ends after 1 MB."""
 LANES_AT_ONCE = 8
 """Lanes that one process works on at the same time: with PAGE_ITEMS its bound of memory, which is
 8 pages of about 1 MB, however large the store is."""

@@ -62,7 +62,7 @@ def gather(
     A set is no larger than a burst of the pace, unless it holds but one item. Where the store that
     is copied to has no price, units are not counted.
     """
-    waiting = _new_set(is_priced)
+    waiting, burst = _new_set(is_priced), pace.burst_units
     for table, key, item in found:
         write: Put | Delete
         if item is None:
@@ -75,14 +75,13 @@ def gather(
                 units = put_units(
                     table, item, transactional=True, replacing=replacing, size_bytes=size_bytes
                 )
-        burst = pace.burst_units
         if waiting.writes and (
             len(waiting.writes) == SET_ITEMS_MAX
             or waiting.size_bytes + size_bytes > SET_BYTES_MAX
             or (burst is not None and waiting.units + units > burst)
         ):
             yield waiting
-            waiting = _new_set(is_priced)
+            waiting, burst = _new_set(is_priced), pace.burst_units
         waiting.add(write, size_bytes, units)
     if waiting.writes:
         yield waiting
