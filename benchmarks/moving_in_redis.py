@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import resource
 import sys
 import tempfile
@@ -20,6 +21,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
+import msgspec
 import typer
 from redis.asyncio import Redis
 
@@ -28,6 +30,7 @@ from tests.conversations.scene import connected, mapped, served
 from tests.engines import make_tables
 from tests.importing.redis_lists import MAPPING
 from tests.redis_server import running_redis
+from tidings import logs
 from tidings.chat.audit import audit
 from tidings.cli.parts import open_parts
 from tidings.clock import system_clock
@@ -129,8 +132,25 @@ async def fill(redis: Redis, members: int) -> int:
     return people
 
 
-async def command(url: str, folder: Path) -> tuple[dict[str, Any], float, float]:
-    """The import by its command: its report, its seconds, and its greatest memory in MiB."""
+class Imported(msgspec.Struct):
+    """What the command did, and what it took."""
+
+    report: dict[str, Any]
+    took_s: float
+    processor_s: float
+    memory_mib: float
+
+
+class Bulk(msgspec.Struct):
+    """What `put_many` took alone."""
+
+    rows: int = 0
+    took_s: float = 0.0
+    processor_s: float = 0.0
+
+
+async def command(url: str, folder: Path) -> Imported:
+    """The import by its command, in a process of its own."""
     mapping = folder / "mapping.toml"
     mapping.write_text(MAPPING)
     started_s = time.monotonic()
@@ -139,21 +159,24 @@ async def command(url: str, folder: Path) -> tuple[dict[str, Any], float, float]
         *("--source", url, "--store", f"sqlite:///{folder}/t.db"),
         stdout=asyncio.subprocess.PIPE,
     )
-    most_kib = 0
+    most_kib = ticks = 0
     reading = asyncio.create_task(process.communicate())
     while not reading.done():
         status = Path(f"/proc/{process.pid}/status").read_text()
         lines = [line for line in status.splitlines() if line.startswith("VmHWM")]
         most_kib = max([most_kib, *[int(line.split()[1]) for line in lines]])
+        times = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+        ticks = max(ticks, sum(map(int, times)))
         await asyncio.wait([reading], timeout=LOOK_S)
     output, _ = await reading
     assert process.returncode == 0
-    return json.loads(output), time.monotonic() - started_s, most_kib / 1024
+    took_s = time.monotonic() - started_s
+    return Imported(json.loads(output), took_s, ticks / os.sysconf("SC_CLK_TCK"), most_kib / 1024)
 
 
-async def bulk_s(folder: Path) -> tuple[float, int]:
-    """How long `put_many` takes for the rows of the folder's store, and how many these are."""
-    took_s, rows = 0.0, 0
+async def bulk_of(folder: Path) -> Bulk:
+    """What `put_many` takes for the rows of the folder's store, read in the order of their keys."""
+    bulk = Bulk()
     async with (
         SqliteStore.open(folder / "t.db") as source,
         SqliteStore.open(folder / "bulk.db") as target,
@@ -163,11 +186,10 @@ async def bulk_s(folder: Path) -> tuple[float, int]:
             async for page in pages(source, table):
                 items += page
                 if len(items) >= BULK_ITEMS:
-                    took_s += await timed(target, table, items)
-                    rows, items = rows + len(items), []
-            took_s += await timed(target, table, items)
-            rows += len(items)
-    return took_s, rows
+                    await put(target, table, items, bulk)
+                    items = []
+            await put(target, table, items, bulk)
+    return bulk
 
 
 async def pages(store: Store, table: Table) -> AsyncIterator[list[Item]]:
@@ -179,10 +201,12 @@ async def pages(store: Store, table: Table) -> AsyncIterator[list[Item]]:
             return
 
 
-async def timed(store: Store, table: Table, items: Sequence[Item]) -> float:
-    started_s = time.monotonic()
+async def put(store: Store, table: Table, items: Sequence[Item], bulk: Bulk) -> None:
+    started_s, processor_s = time.monotonic(), time.process_time()
     await store.put_many(table, items)
-    return time.monotonic() - started_s
+    bulk.rows += len(items)
+    bulk.took_s += time.monotonic() - started_s
+    bulk.processor_s += time.process_time() - processor_s
 
 
 async def differing(redis: Redis, store: Store, workspace: str, people: int) -> tuple[int, int]:
@@ -227,9 +251,8 @@ async def move(members: int) -> None:
                     lists = MovingConversations(old, TidingsConversations(site.client))
                     writer, stopping = Writer(lists, people), asyncio.Event()
                     acting = asyncio.create_task(writer.run(stopping))
-                    report, took_s, memory_mib = await command(server.url, folder)
-                    bulk, rows = await bulk_s(folder)
-                    _print_import(report, took_s, memory_mib, bulk, rows)
+                    imported = await command(server.url, folder)
+                    _print_import(imported, await bulk_of(folder))
                     noted = await stages.journal.lag()
                     caught_s = time.monotonic()
                     async with lists:
@@ -258,15 +281,18 @@ async def move(members: int) -> None:
     print(f"audit: {'ok' if proof.ok else proof.broken[:3]}")
 
 
-def _print_import(
-    report: dict[str, Any], took_s: float, memory_mib: float, bulk: float, rows: int
-) -> None:
-    speed = report["members"] / took_s
+def _print_import(done: Imported, bulk: Bulk) -> None:
+    report, rows_per_s = done.report, bulk.rows / done.took_s
+    speed = report["members"] / done.took_s
     print(f"lines in Redis: {report['members']:,} in {report['lists']:,} lists")
-    print(f"import: {took_s:.1f} s, {speed:,.0f} lines/s, {rows / took_s:,.0f} rows/s")
-    print(f"put_many alone: {bulk:.1f} s for {rows:,} rows, {rows / bulk:,.0f} rows/s")
-    print(f"import ÷ put_many: {bulk / took_s:.2f} (at least 0.5)")
-    print(f"memory of the import: {memory_mib:.0f} MiB (below 300)")
+    print(f"import: {done.took_s:.1f} s, {speed:,.0f} lines/s, {rows_per_s:,.0f} rows/s, "
+          f"{done.processor_s:.1f} s of a processor")  # fmt: skip
+    print(f"put_many alone: {bulk.took_s:.1f} s for {bulk.rows:,} rows, "
+          f"{bulk.rows / bulk.took_s:,.0f} rows/s, "
+          f"{bulk.processor_s:.1f} s of a processor")  # fmt: skip
+    print(f"put_many ÷ import: {bulk.took_s / done.took_s:.2f} of the time (at least 0.5), "
+          f"{bulk.processor_s / done.processor_s:.2f} of the processor's")  # fmt: skip
+    print(f"memory of the import: {done.memory_mib:.0f} MiB (below 300)")
     print(f"unread: {report['unread_in_source']:,} in Redis, {report['unread_carried']:,} carried")
     sys.stdout.flush()
 
@@ -350,6 +376,7 @@ def main(
     budget: Annotated[float, typer.Option()] = 1_000,
 ) -> None:
     """Measure both."""
+    logs.configure_command()
     if members:
         asyncio.run(move(members))
     if budget_members:
