@@ -80,16 +80,16 @@ def line_of(metadata: Metadata, fields: Fields[str, Any]) -> Line:
 def time_of(mapping: Mapping, score: float, now_ms: int, odd: list[str]) -> int:
     """The time that a score stands for, between 1970 and now; a reason where it is not."""
     at_ms = mapping.at_ms(score)
+    if 0 <= at_ms <= now_ms:
+        return int(at_ms)
     if math.isnan(at_ms):
         odd.append("a score that is no time, taken as 1970")
-        return 0
-    if at_ms < 0:
+    elif at_ms < 0:
         odd.append("a score before 1970, taken as 1970")
-        return 0
-    if at_ms > now_ms:
+    else:
         odd.append("a score in the future, taken as now")
         return now_ms
-    return int(at_ms)
+    return 0
 
 
 def _count(fields: Fields[str, Any], name: str, odd: list[str]) -> int:

@@ -27,7 +27,7 @@ from tidings.importing.redis_people import People
 from tidings.importing.redis_puts import Puts, together
 from tidings.importing.redis_report import Report
 from tidings.importing.redis_source import RedisSource
-from tidings.importing.redis_staging import StagedRow, Staging
+from tidings.importing.redis_staging import StagedLine, Staging
 from tidings.storage.interface import PAGE_ITEMS_MAX, Delete, Item, Store
 from tidings.storage.tables import (
     BADGES,
@@ -152,9 +152,10 @@ class Loading:
                 listed_at=active_at // 60_000,
             )
             rooms.append(room_to_item(room))
-            for user_id in sorted([each.seats[0].user_id, each.seats[1].user_id]):
-                member = {"room": key, "user_id": user_id, "role": "member", "joined_seq": 0}
-                members.append(member)
+            for seat in each.seats:
+                members.append(
+                    {"room": key, "user_id": seat.user_id, "role": "member", "joined_seq": 0}
+                )
             for seq, said in enumerate(each.log, 1):
                 entries.append(
                     {
@@ -185,45 +186,44 @@ class Loading:
         ):
             self._puts.add(table, items)
 
-    def _line(self, folded: Folded, seat: Seat, peer: Seat) -> StagedRow:
-        head = len(folded.log)
-        row = Participation(
-            room_id=folded.room_id,
-            kind="direct",
-            peer_id=peer.user_id,
-            unread=seat.unread,
-            read_seq=seat.read_seq,
-            counted_seq=head,
-            is_muted=seat.is_muted,
-            hidden_seq=head if seat.is_hidden else None,
-            preview=folded.log[-1].text[: wire.PREVIEW_CHARACTERS_MAX] if head else None,
-            preview_seq=head,
-            active_at=seat.active_at,
-        )
+    def _line(self, folded: Folded, seat: Seat, peer: Seat) -> StagedLine:
         report = self.report
         report.lines_hidden += seat.is_hidden
         report.lines_added += not seat.is_hidden
         report.unread_in_source += seat.unread_in_source
         report.unread_carried += seat.unread
-        return StagedRow(seat.user_id, seat.name, peer.name, seat.score, row)
+        log = folded.log
+        return StagedLine(
+            seat.user_id,
+            seat.name,
+            peer.user_id,
+            peer.name,
+            folded.room_id,
+            seat.score,
+            seat.active_at,
+            len(log),
+            seat.read_seq,
+            seat.unread,
+            seat.is_muted,
+            seat.is_hidden,
+            log[-1].text[: wire.PREVIEW_CHARACTERS_MAX] if log else None,
+        )
 
     async def _load_lists(self, source: RedisSource, staging: Staging, show: Progress) -> None:
         people: dict[str, str] = {}
         badges: list[Item] = []
         done = 0
-        for user_id, staged_rows in staging.lists():
+        for user_id, lines in staging.lists():
             version = unread = 0
             name = user_id
-            while part := [*islice(staged_rows, LINES_TOGETHER)]:
+            while part := [*islice(lines, LINES_TOGETHER)]:
                 rows: list[Item] = []
-                for staged in part:
+                for line in part:
                     version += 1
-                    name, row = staged.name, staged.row
-                    row.feed = version
-                    row.unread_feed = version if row.unread else None
-                    row.marks = f"{version}:{row.counted_seq}"
-                    if not row.is_muted:
-                        unread += row.unread
+                    name = line.name
+                    if not line.is_muted:
+                        unread += line.unread
+                    row = _row(line, version)
                     rows.append(participation_to_item(row, self._workspace, user_id))
                 self._puts.add(INBOXES, rows)
                 await self._puts.advance()
@@ -274,6 +274,26 @@ class Loading:
                         group.create_task(self._store.write(*[Delete(table, key) for key in part]))
                 if (after := page.after) is None:
                     break
+
+
+def _row(line: StagedLine, version: int) -> Participation:
+    """The line at that place of its owner's list."""
+    return Participation(
+        room_id=line.room_id,
+        kind="direct",
+        peer_id=line.peer_id,
+        unread=line.unread,
+        read_seq=line.read_seq,
+        counted_seq=line.head,
+        is_muted=line.is_muted,
+        hidden_seq=line.head if line.is_hidden else None,
+        preview=line.preview,
+        preview_seq=line.head,
+        active_at=line.active_at,
+        feed=version,
+        unread_feed=version if line.unread else None,
+        marks=f"{version}:{line.head}",
+    )
 
 
 def _is_seen(noted: Noted, staging: Staging) -> bool:

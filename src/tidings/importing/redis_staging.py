@@ -13,7 +13,6 @@ from operator import itemgetter
 
 import msgspec
 
-from tidings.chat.rows import Participation
 from tidings.ids import pair_room_id
 from tidings.importing.private_files import private_file
 from tidings.importing.records import fitting_id
@@ -22,15 +21,24 @@ from tidings.importing.redis_source import Pair, Place
 CACHE_KIB = 16 * 1024
 
 
-class StagedRow(msgspec.Struct, frozen=True, array_like=True):
-    """One line: all of an inbox row but its place."""
+class StagedLine(msgspec.Struct, frozen=True, array_like=True):
+    """One line of a list, without its place."""
 
     user_id: str
     name: str
     """What the source calls the owner."""
+    peer_id: str
     peer_name: str
+    room_id: str
     score: float
-    row: Participation
+    active_at: int
+    head: int
+    """Entries of the room."""
+    read_seq: int
+    unread: int
+    is_muted: bool
+    is_hidden: bool
+    preview: str | None
 
 
 class Staging:
@@ -45,7 +53,7 @@ class Staging:
         )
         self._encode = msgspec.msgpack.Encoder().encode
         self._decode_pair = msgspec.msgpack.Decoder(Pair).decode
-        self._decode_row = msgspec.msgpack.Decoder(StagedRow).decode
+        self._decode_line = msgspec.msgpack.Decoder(StagedLine).decode
 
     def put(self, pairs: Iterable[Pair]) -> None:
         """Put conversations down; the same one again replaces it."""
@@ -73,7 +81,7 @@ class Staging:
             *_, (_, body) = group
             yield self._decode_pair(body)
 
-    def put_lines(self, lines: Iterable[StagedRow]) -> None:
+    def put_lines(self, lines: Iterable[StagedLine]) -> None:
         """Put lines of lists down, each once."""
         self._file.executemany(
             "INSERT INTO lines VALUES (?, ?, ?, ?)",
@@ -83,11 +91,11 @@ class Staging:
             ],
         )
 
-    def lists(self) -> Iterator[tuple[str, Iterator[StagedRow]]]:
+    def lists(self) -> Iterator[tuple[str, Iterator[StagedLine]]]:
         """Every owner with their lines in the order of their sorted set."""
         rows = self._file.execute("SELECT user_id, body FROM lines ORDER BY user_id, score, peer")
         for user_id, group in groupby(rows, key=itemgetter(0)):
-            yield user_id, (self._decode_row(body) for _, body in group)
+            yield user_id, (self._decode_line(body) for _, body in group)
 
     def close(self) -> None:
         """Let go of the file. Closing twice is fine."""
