@@ -494,12 +494,12 @@ async def test_nothing_of_one_user_is_left_for_the_next(house: House) -> None:
 async def test_what_was_not_sent_outlives_its_session_for_the_same_user_alone(
     house: House,
 ) -> None:
-    gus, hal = await house.person("gus"), await house.person("hal")
-    room = await house.server.create_room("direct", members=["gus", "hal"])
+    liv, noa = await house.person("liv"), await house.person("noa")
+    room = await house.server.create_room("direct", members=["liv", "noa"])
     databases = "async () => (await indexedDB.databases()).length"
 
     async def write_and_lose_the_session(tab: Tab, text: str) -> None:
-        session = await house.server.create_session("gus")
+        session = await house.server.create_session("liv")
         await tab.start(url=house.network.url, token=session.token)
         await tab.live()
         house.network.go_away()
@@ -507,7 +507,7 @@ async def test_what_was_not_sent_outlives_its_session_for_the_same_user_alone(
             send = "([room, text]) => void tidings.send(room, text).catch(() => {})"
             await tab.see(send, [room.id, f"{text} {number}"])
         await tab.until("() => tidings.outgoing.length === 2")
-        await gus.revoke_session(session.session_id)
+        await liv.revoke_session(session.session_id)
         house.network.mend()
         await tab.until("() => ends.join() === 'unauthorized'")
         assert await tab.see("() => [tidings.rooms.length, tidings.outgoing.length]") == [0, 0]
@@ -516,16 +516,16 @@ async def test_what_was_not_sent_outlives_its_session_for_the_same_user_alone(
     async with house.context() as context:
         tab = await house.blank(context)
         await write_and_lose_the_session(tab, "for nobody")
-        await tab.start(url=house.network.url, token=await house.token("hal"))
+        await tab.start(url=house.network.url, token=await house.token("noa"))
         await tab.live()
         await tab.until("async (count) => (await indexedDB.databases()).length === count", 1)
         await write_and_lose_the_session(tab, "kept")
-        await tab.start(url=house.network.url, token=await house.token("gus"))
-        await assert_same(tab, gus)
+        await tab.start(url=house.network.url, token=await house.token("liv"))
+        await assert_same(tab, liv)
         await tab.until("(room) => tidings.room(room)?.head === 2", room.id)
         await tab.live()
         assert await tab.see(databases) == 1
-        log = (await hal.messages(room.id)).items
+        log = (await noa.messages(room.id)).items
         assert [entry.text for entry in log] == ["kept 1", "kept 2"]
 
 

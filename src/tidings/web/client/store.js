@@ -34,10 +34,11 @@ export async function storeName(profile, url, token) {
 /** Open a session's store. */
 export async function openStore(name, onTaken) {
   if (name === null) return new MemoryStore();
+  const opening = open(name);
   try {
-    const database = await within(OPEN_DEADLINE_MS, open(name));
-    return new Store(name, database, onTaken);
+    return new Store(name, await within(OPEN_DEADLINE_MS, opening), onTaken);
   } catch {
+    opening.then((database) => database.close(), () => {}); // or nobody could ever remove it
     return new MemoryStore();
   }
 }
@@ -228,7 +229,7 @@ class Store {
   }
 }
 
-function open(name) {
+async function open(name) {
   const request = indexedDB.open(name, SCHEMA);
   request.onupgradeneeded = () => {
     const database = request.result;

@@ -233,6 +233,12 @@ export class Tidings extends Actions {
     else this.#tabs.post({ type: "typing", room_id: roomId });
   }
 
+  /** The user, asked for where they are not known yet. */
+  async fetchMe() {
+    if (!this.me) this.#apply([{ type: "me", me: await this.call("GET", "/v1/me") }]);
+    return this.me;
+  }
+
   /** Load the next rooms of the inbox. */
   async loadMoreRooms() {
     const { inboxNext } = this.#state;

@@ -152,11 +152,9 @@ export class Desk {
   /** What was changed about a room is told by an entry of its log. */
   #take({ type, room_id, seq, data }) {
     if (type !== "status") return;
-    if (!this.#fetched.has(room_id)) {
-      this.look(room_id).catch(() => {}); // the list is read anew, too
-      return;
-    }
-    this.#know({ ...data, id: room_id, head: seq });
+    const fetched = this.#fetched.get(room_id);
+    if (!fetched) this.look(room_id).catch(() => {}); // the list is read anew, too
+    else if (fetched.head < seq) this.#know({ ...data, id: room_id, head: seq });
   }
 
   async change(roomId, changes) {

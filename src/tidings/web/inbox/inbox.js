@@ -34,7 +34,7 @@ async function start(token) {
   try {
     const options = { profile: PROFILE, onSignedOut, device: { name: "Inbox", platform: "browser" } };
     const tidings = await connect(token ? { ...options, token } : options);
-    const me = tidings.me ?? (await tidings.call("GET", "/v1/me"));
+    const me = await tidings.fetchMe();
     if (tidings.failure) return;
     if (me.role !== "manager" && me.role !== "admin") {
       refusal = "entrance.customer";
