@@ -24,7 +24,7 @@ export class Conversation {
   unread = 0;
   typingId = null;
   /** How far the team has read. */
-  teamReadSeq = 0;
+  seenSeq = 0;
   isLoading = false;
   isFailed = false;
   hasSettled = false;
@@ -188,7 +188,7 @@ export class Conversation {
     if (token !== this.service.token) return;
     keepSession(this.service.url, null);
     this.service.token = this.roomId = this.userId = this.#cursor = null;
-    this.#version = this.#readSeq = this.teamReadSeq = 0;
+    this.#version = this.#readSeq = this.seenSeq = 0;
     this.#say({ entries: new Map(), unread: 0, status: "idle", hasSettled: true });
   }
 
@@ -353,7 +353,7 @@ export class Conversation {
   }
 
   #showRead(readers) {
-    for (const { read_seq } of readers) this.teamReadSeq = Math.max(this.teamReadSeq, read_seq);
+    for (const { read_seq } of readers) this.seenSeq = Math.max(this.seenSeq, read_seq);
     this.changed();
   }
 

@@ -42,7 +42,6 @@ h2 { margin: 0; font-size: 16px; line-height: 1.3; font-weight: 650; }
 .who, .under { font-size: 12px; color: var(--soft); overflow-wrap: anywhere; }
 .who { margin: 0 4px 2px; font-weight: 600; }
 .under { margin: 2px 4px 0; display: flex; gap: 10px; }
-.sent, .read { gap: 4px; }
 .sent::before { content: "✓" / ""; }
 .read::before { content: "✓✓" / ""; }
 .bubble { padding: 8px 12px; border-radius: 16px 16px 16px 4px; background: var(--sunk); white-space: pre-wrap;

@@ -223,7 +223,7 @@ class Widget {
       put(entry.client_id ?? entry.seq, signature, () => drawEntry(entry, parts, this));
       if (entry === marked && !entry.deleted_at && !waiting.length) {
         // A line of its own, so that a screen reader says it alone when it changes.
-        const mark = entry.seq <= conversation.teamReadSeq ? "read" : "sent";
+        const mark = entry.seq <= conversation.seenSeq ? "read" : "sent";
         put("mark", mark, () => el("div", { className: `mine under ${mark}`, textContent: say(mark) }));
       }
     }
