@@ -163,7 +163,7 @@ async def test_what_a_commit_starts_from_is_read_at_once_and_then_remembered(
 ) -> None:
     desks = await _desks(world)
     everybody = [f"u{number}" for number in range(ROOMS + 1)]
-    world.commits.forget(user_key(WORKSPACE, user_id) for user_id in everybody)
+    world.commits.known.forget(user_key(WORKSPACE, user_id) for user_id in everybody)
     store.calls.clear()
     await asyncio.gather(*(world.post(room, sender, "1") for room, sender in desks[:8]))
     assert store.calls.count(("get_many", INBOXES)) == -(-2 * 8 // KEYS_TOGETHER), "all in one"

@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import (
     AsyncIterator,
     Callable,
-    Collection,
     Coroutine,
     Iterable,
     Mapping,
@@ -23,7 +22,7 @@ from collections.abc import (
 )
 from contextlib import asynccontextmanager
 from contextvars import copy_context
-from typing import Any, TypeAlias
+from typing import Any
 
 import msgspec
 import structlog
@@ -40,17 +39,12 @@ from tidings.chat.commands import (
 )
 from tidings.chat.counts import fold_range, read_range
 from tidings.chat.fanouts import Fanouts
-from tidings.chat.memory import KnownUsers
+from tidings.chat.known import Known, KnownRoom
 from tidings.chat.plans import Plan, plan_commit
 from tidings.chat.rows import (
-    INLINE_MEMBERS_MAX,
     BadgeRow,
-    Participation,
     RoomRow,
-    badge_from_item,
     entry_to_wire,
-    participation_from_item,
-    room_from_item,
 )
 from tidings.chat.updates import Nudge, PostedEntry, Publish
 from tidings.chat.views import RoomView, Torn
@@ -59,7 +53,6 @@ from tidings.cluster.nodes import Nodes
 from tidings.errors import IdempotencyMismatch, NotFound, TidingsError, Unavailable
 from tidings.ids import IdMaker
 from tidings.storage.interface import (
-    PAGE_ITEMS_MAX,
     SET_ITEMS_MAX,
     ConditionFailed,
     Failure,
@@ -68,12 +61,8 @@ from tidings.storage.interface import (
 )
 from tidings.storage.metered import Meter, current_meter, metering
 from tidings.storage.tables import (
-    BADGES,
     ENTRIES,
-    INBOXES,
-    MEMBERS,
     RECEIPTS,
-    ROOMS,
     room_key,
     user_key,
 )
@@ -89,12 +78,9 @@ RETRIES_MAX = 50
 RETRY_PAUSE_S_MAX = 0.05
 STOP_POLL_S = 0.005
 """How often a stop looks whether everything has ended."""
-ROOMS_REMEMBERED_MAX = 20_000
 SPENT_SAMPLED_S = 0.25
 """How often one of the commits whose price nobody asked for is metered, and counted as all since:
 metering each takes a fifth of the throughput of the embedded store, every 32nd a tenth."""
-
-Remembered: TypeAlias = tuple[RoomRow, frozenset[str] | None, Participation]
 
 _log = structlog.get_logger(__name__)
 
@@ -128,11 +114,6 @@ class _Batch(msgspec.Struct):
     """Commits for which its price is counted."""
 
 
-class _KnownRoom(msgspec.Struct):
-    row: RoomRow
-    members: frozenset[str] | None
-
-
 class _Turn(msgspec.Struct):
     """Somebody who waits for rooms and users that are busy."""
 
@@ -164,8 +145,7 @@ class Commits:
         self._is_expiry_due = False
         self._turns: deque[_Turn] = deque()
         self._busy: set[str] = set()
-        self._rooms: OrderedDict[str, _KnownRoom] = OrderedDict()
-        self._users = KnownUsers()
+        self.known = Known(store, self._busy)
         self._loading: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_pump_due = False
@@ -225,41 +205,7 @@ class Commits:
         self, workspace: str, room_id: str, users: Sequence[str] = ()
     ) -> RoomView | None:
         """The room with its members, and the rows of the users; None where there is no room."""
-        known = await self._know_room(workspace, room_id, is_fresh=True)
-        if known is None:
-            return None
-        rows: dict[str, Participation] = {}
-        missing: list[str] = []
-        for user_id in users:
-            row = self._users.row(user_key(workspace, user_id), room_id, known.row.epoch)
-            if row is not None:
-                rows[user_id] = row
-            else:
-                missing.append(user_id)
-        if missing:
-            rows |= await self._read_rows(workspace, room_id, missing)
-        return RoomView(room=known.row, member_ids=known.members, participations=rows)
-
-    def remembered(self, workspace: str, room_id: str, user_id: str) -> Remembered | None:
-        """The room, its members if they are few, and the user's row, where they are in memory.
-
-        Good enough before a commit, which checks.
-        """
-        known = self._rooms.get(room_key(workspace, room_id))
-        if known is None:
-            return None
-        row = self._users.row(user_key(workspace, user_id), room_id, known.row.epoch)
-        return None if row is None else (known.row, known.members, row)
-
-    def members_remembered(self, workspace: str, room_id: str) -> frozenset[str] | None:
-        """All members of an inline room that is remembered, as they were; None for any other."""
-        known = self._rooms.get(room_key(workspace, room_id))
-        return None if known is None else known.members
-
-    def newest(self, room: RoomRow) -> RoomRow:
-        """The room as it was read, or as this node has left it if that was later."""
-        known = self._rooms.get(room.key)
-        return known.row if known is not None and _age(known.row) > _age(room) else room
+        return await self.known.look(workspace, room_id, users)
 
     async def founded(self, workspace: str, room_id: str) -> None:
         """Wait until all founders of a new room are in it. Raises Unavailable in time."""
@@ -312,7 +258,7 @@ class Commits:
             key = room_key(workspace, room_id)
             if key in self._busy or key in self._loading:
                 continue
-            known = self._rooms.get(key)
+            known = self.known.room(key)
             is_creation = isinstance(queue[0].command, commands.Create)
             if known is None and not is_creation:
                 self._loading.add(key)
@@ -354,7 +300,7 @@ class Commits:
         room_id: str,
         key: str,
         queue: deque[_Waiting],
-        known: _KnownRoom | None,
+        known: KnownRoom | None,
     ) -> _Batch:
         """As many of a room's commands as one transaction holds, at least one."""
         is_inline = known is None or known.members is not None
@@ -397,7 +343,7 @@ class Commits:
         queue = self._queues[workspace, room_id]
         waiting = len(queue)
         try:
-            if await self._know_room(workspace, room_id, is_fresh=True) is None:
+            if await self.known.read_room(workspace, room_id, is_fresh=True) is None:
                 _refuse(queue, waiting, NotFound("There is no such room."))
         except TidingsError as error:
             _refuse(queue, waiting, error)
@@ -426,12 +372,12 @@ class Commits:
             else:
                 await self._commit_until_done(batch)
         except TidingsError as error:
-            self.forget(batch.names)
+            self.known.forget(batch.names)
             for one in waiting:
                 _answer(batch, one, error)
         except Exception:  # noqa: BLE001  # the root of a task
             _log.exception("unexpected", place="commit")
-            self.forget(batch.names)
+            self.known.forget(batch.names)
             for one in waiting:
                 _answer(batch, one, Unavailable("The service failed to do this."))
         finally:
@@ -459,7 +405,7 @@ class Commits:
     async def _commit_until_done(self, batch: _Batch) -> None:
         """Plan and write until every command has its answer, or wait for another turn."""
         pending = batch.rooms
-        remembered = {name for name in batch.names if name in self._rooms or name in self._users}
+        remembered = {name for name in batch.names if name in self.known}
         for attempt in range(RETRIES_MAX):
             left = {
                 room_id: [one for one in waiting if not one.answer.done()]
@@ -510,18 +456,18 @@ class Commits:
             key = room_key(workspace, room_id)
             if key in remembered - doubted:
                 doubted.add(key)
-                await self._know_room(workspace, room_id, is_fresh=True, is_held=True)
+                await self.known.read_room(workspace, room_id, is_fresh=True, is_held=True)
             if isinstance(command, commands.Read | commands.Mute | commands.Hide):
                 key = user_key(workspace, command.user_id)
                 if key in remembered:
                     doubted.add(key)
-                    self._users.forget(key)
+                    self.known.forget([key])
         remembered -= doubted
         return bool(doubted)
 
     async def _forget_and_pause(self, batch: _Batch, remembered: set[str], attempt: int) -> None:
         """Somebody else was faster: read everything anew, and let them finish if it is so again."""
-        self.forget(batch.names)
+        self.known.forget(batch.names)
         remembered.clear()
         if attempt:
             pause_s = min(RETRY_PAUSE_S_MAX, 0.001 * 2**attempt)
@@ -542,7 +488,7 @@ class Commits:
     ) -> None:
         """Remember, answer and tell, in one go: whoever is woken sees all of it."""
         workspace = batch.workspace
-        self.remember(workspace, plan)
+        self.known.remember(workspace, plan)
         answers = iter(plan.answers)
         for room_id, _, _ in work:
             for one in pending[room_id]:
@@ -628,12 +574,12 @@ class Commits:
     ) -> tuple[list[tuple[str, RoomView, Sequence[Command]]], dict[str, BadgeRow]] | None:
         """Everything that a plan for these commands reads; None where it needs another turn."""
         workspace = batch.workspace
-        rooms: list[tuple[str, _KnownRoom | None, list[Command]]] = []
+        rooms: list[tuple[str, KnownRoom | None, list[Command]]] = []
         wanted: list[tuple[str, int, set[str]]] = []
         users: set[str] = set()
         for room_id, waiting in pending.items():
             waiting_commands = [one.command for one in waiting]
-            known = await self._know_room(workspace, room_id, is_fresh=False, is_held=True)
+            known = await self.known.read_room(workspace, room_id, is_fresh=False, is_held=True)
             rooms.append((room_id, known, waiting_commands))
             users.update(user for command in waiting_commands for user in changed_users(command))
             if known is None:
@@ -646,8 +592,8 @@ class Commits:
         strangers = {user_key(workspace, user) for user in users} - batch.names
         if strangers:  # they joined since the batch was taken
             return None
-        badges = await self.badges(workspace, users)
-        found = await self.participations(workspace, wanted, held=users)
+        badges = await self.known.badges(workspace, users)
+        found = await self.known.participations(workspace, wanted, held=users)
         work: list[tuple[str, RoomView, Sequence[Command]]] = []
         for room_id, known, waiting_commands in rooms:
             if known is None:
@@ -681,138 +627,7 @@ class Commits:
                 reading = read_range(row, room.head, command.seq)
                 if reading is not None:
                     seqs.update(range(reading[0], reading[1] + 1))
-        return await self.entries(room, seqs) if seqs else None
-
-    async def entries(self, room: RoomRow, seqs: Iterable[int]) -> dict[int, Item]:
-        """Entries of a room by sequence, read in runs."""
-        found: dict[int, Item] = {}
-        for low, high in _runs(sorted(seqs)):
-            page = await self._store.query(ENTRIES, room.key, low=low, high=high)
-            items = page.items
-            while page.after is not None:
-                page = await self._store.query(
-                    ENTRIES, room.key, low=low, high=high, after=page.after
-                )
-                items = items + page.items
-            found |= {item["seq"]: item for item in items}
-        return found
-
-    async def badges(self, workspace: str, users: Iterable[str]) -> dict[str, BadgeRow]:
-        """Totals of users whose turn is held. They are read before their rows, never after."""
-        found: dict[str, BadgeRow] = {}
-        missing: list[str] = []
-        for user_id in users:
-            badge = self._users.badge(user_key(workspace, user_id))
-            if badge is None:
-                missing.append(user_id)
-            else:
-                found[user_id] = badge
-        for user_id, item in zip(
-            missing,
-            await _get_all(self._store, [(user_key(workspace, u),) for u in missing]),
-            strict=True,
-        ):
-            found[user_id] = badge_from_item(item)
-            self._users.keep_badge(user_key(workspace, user_id), found[user_id])
-        return found
-
-    async def participations(
-        self,
-        workspace: str,
-        wanted: Iterable[tuple[str, int, Iterable[str]]],
-        *,
-        held: Collection[str],
-    ) -> dict[str, dict[str, Participation]]:
-        """Rows by room and user, for (room id, its epoch, users); those that are there.
-
-        They say who was a member at that epoch of the room, or at a later one. Of users that are
-        `held`, whose turn it is, they are what a commit may start from, once their `badges` were
-        asked for.
-        """
-        found: dict[str, dict[str, Participation]] = {}
-        missing: list[tuple[str, str, int]] = []
-        for room_id, epoch, users in wanted:
-            rows = found[room_id] = {}
-            for user_id in users:
-                row = self._users.row(user_key(workspace, user_id), room_id, epoch)
-                if row is None:
-                    missing.append((user_id, room_id, epoch))
-                else:
-                    rows[user_id] = row
-        if missing:
-            keys = [(user_key(workspace, user_id), room_id) for user_id, room_id, _ in missing]
-            items = await self._store.get_many(INBOXES, keys)
-            for (user_id, room_id, epoch), item in zip(missing, items, strict=True):
-                if item is not None:
-                    row = found[room_id][user_id] = participation_from_item(item)
-                    if user_id in held:  # another turn may change the others' at this moment
-                        self._users.keep_row(user_key(workspace, user_id), room_id, row, epoch)
-        return found
-
-    async def _read_rows(
-        self, workspace: str, room_id: str, users: Sequence[str]
-    ) -> dict[str, Participation]:
-        keys = [(user_key(workspace, user_id), room_id) for user_id in users]
-        items = await self._store.get_many(INBOXES, keys)
-        return {
-            user_id: participation_from_item(item)
-            for user_id, item in zip(users, items, strict=True)
-            if item is not None
-        }
-
-    async def _know_room(
-        self, workspace: str, room_id: str, *, is_fresh: bool, is_held: bool = False
-    ) -> _KnownRoom | None:
-        key = room_key(workspace, room_id)
-        known = self._rooms.get(key)
-        if known is not None and not is_fresh:
-            return known
-        item = await self._store.get(ROOMS, (key,))
-        if item is None:
-            return None
-        row = room_from_item(item)
-        known = self._rooms.get(key)
-        if known is not None and _age(known.row) >= _age(row):
-            return known
-        members: frozenset[str] | None = None
-        if known is not None and known.row.epoch == row.epoch and row.is_inline:
-            members = known.members
-        if members is None and row.is_inline:
-            page = await self._store.query(MEMBERS, key, limit=INLINE_MEMBERS_MAX + 1)
-            members = frozenset(member["user_id"] for member in page.items)
-            known = self._rooms.get(key)
-            if known is not None and _age(known.row) >= _age(row):  # a commit was faster
-                return known
-        known = _KnownRoom(row, members)
-        if is_held or key not in self._busy:
-            self._rooms[key] = known
-            self._trim(self._rooms, ROOMS_REMEMBERED_MAX)
-        return known
-
-    def remember(self, workspace: str, plan: Plan) -> None:
-        """What a commit left behind is what the next one starts from."""
-        for room_id, row in plan.rooms.items():
-            key = room_key(workspace, room_id)
-            self._rooms[key] = _KnownRoom(row, plan.members[room_id])
-            self._rooms.move_to_end(key)
-        for user_id, badge in plan.badges.items():
-            self._users.keep_badge(user_key(workspace, user_id), badge)
-        for (user_id, room_id), participation in plan.participations.items():
-            room = plan.rooms.get(room_id)
-            epoch = None if room is None else room.epoch  # a fan-out changes nobody's membership
-            self._users.keep_row(user_key(workspace, user_id), room_id, participation, epoch)
-        self._trim(self._rooms, ROOMS_REMEMBERED_MAX)
-
-    def forget(self, names: Iterable[str]) -> None:
-        """Read these rooms and users anew: somebody else was faster."""
-        for name in names:
-            self._rooms.pop(name, None)
-            self._users.forget(name)
-
-    @staticmethod
-    def _trim(known: OrderedDict[str, Any], limit: int) -> None:
-        while len(known) > limit:
-            known.popitem(last=False)
+        return await self.known.entries(room, seqs) if seqs else None
 
     def publish(self, workspace: str, plan: Plan) -> None:
         """Tell what a fan-out's commit changed."""
@@ -838,29 +653,6 @@ class Commits:
 
 def _nobody_to_nudge(workspace: str, users: Sequence[str]) -> None:
     """Nothing delivers."""
-
-
-async def _get_all(store: Store, keys: Sequence[tuple[str, ...]]) -> list[Item | None]:
-    found: list[Item | None] = []
-    for start in range(0, len(keys), PAGE_ITEMS_MAX):
-        found += await store.get_many(BADGES, keys[start : start + PAGE_ITEMS_MAX])
-    return found
-
-
-def _runs(seqs: Sequence[int]) -> Iterable[tuple[int, int]]:
-    """Runs of consecutive numbers among ascending ones, as (first, last)."""
-    start = None
-    for index, seq in enumerate(seqs):
-        if start is None:
-            start = seq
-        if index + 1 == len(seqs) or seqs[index + 1] != seq + 1:
-            yield start, seq
-            start = None
-
-
-def _age(room: RoomRow) -> tuple[int, int, bool]:
-    """Greater for a later state of a room: a fan-out opens with an entry, and just closes."""
-    return room.head, room.epoch, not room.is_fanning
 
 
 def _is_changed(before: RoomRow | None, after: RoomRow) -> bool:

@@ -264,7 +264,7 @@ class Fanouts:
             lowest = min([lowest, *(task.result() for task in tasks)])
             known.trim()
             if after is None:
-                is_at_head = lowest >= room.head and self._commits.newest(room) is room
+                is_at_head = lowest >= room.head and self._commits.known.newest(room) is room
                 return is_at_head and await self._close(key, known)
 
     async def _room(self, key: str) -> RoomRow:
@@ -279,10 +279,10 @@ class Fanouts:
         for _ in range(CHUNK_RETRIES_MAX):
             async with commits.turn(names):
                 # What this node has brought the log to meanwhile goes along.
-                room = commits.newest(known.room)
-                badges = await commits.badges(workspace, users)
+                room = commits.known.newest(known.room)
+                badges = await commits.known.badges(workspace, users)
                 asked = [(room_id, room.epoch, users)]
-                rows = (await commits.participations(workspace, asked, held=users))[room_id]
+                rows = (await commits.known.participations(workspace, asked, held=users))[room_id]
                 low = _lowest(rows.values(), room.head)
                 # Rows far ahead of the last one wait for the next pass: the log in hand is bounded.
                 nearest = {
@@ -297,7 +297,7 @@ class Fanouts:
                 known.add(room_id, {seq: own[seq] for seq in missing if seq in own})
                 missing.difference_update(own)
                 if missing:
-                    known.add(room_id, await commits.entries(room, missing))
+                    known.add(room_id, await commits.known.entries(room, missing))
                 try:
                     plan = plan_advance(
                         workspace, room, nearest, badges, known.entries, known.posted
@@ -316,13 +316,13 @@ class Fanouts:
                         return low
                     await self._store.write(*plan.writes)
                 except (ConditionFailed, Torn):
-                    commits.forget(names)
+                    commits.known.forget(names)
                     commits.nudge(workspace, users)  # perhaps by ourselves: the answer was lost
                     continue
                 except Unavailable:  # applied or not, now or in a moment
                     commits.nudge(workspace, users)
                     raise
-                commits.remember(workspace, plan)
+                commits.known.remember(workspace, plan)
                 commits.publish(workspace, plan)
                 rows |= {user_id: row for (user_id, _), row in plan.participations.items()}
                 return _lowest(rows.values(), room.head)
@@ -344,7 +344,7 @@ class Fanouts:
         """
         room, item = known.room, known.item
         async with self._commits.turn([key]):
-            self._commits.forget([key])
+            self._commits.known.forget([key])
             try:
                 await self._store.write(
                     Update(

@@ -299,7 +299,7 @@ class Messages:
         Who seems to be none may have joined by way of another process: that is looked up, at the
         same price whether the room is out of sight or isn't there.
         """
-        remembered = self._commits.remembered(caller.workspace, room_id, user_id)
+        remembered = self._commits.known.remembered(caller.workspace, room_id, user_id)
         if remembered is not None:
             room, _, own = remembered
             if access.is_member(own):

@@ -64,7 +64,7 @@ class Readers:
 
     def on_read(self, workspace: str, room_id: str, user_id: str, read_seq: int) -> None:
         """A member's mark moved, durably: the others in a small room hear of it soon."""
-        if self._commits.members_remembered(workspace, room_id) is None:
+        if self._commits.known.members_remembered(workspace, room_id) is None:
             return
         if len(self._moved) < MERGED_MARKS_MAX:
             key = workspace, room_id, user_id
@@ -75,7 +75,7 @@ class Readers:
     def _tell(self) -> None:
         moved, self._moved, self._timer = self._moved, {}, None
         for (workspace, room_id, user_id), read_seq in moved.items():
-            members = self._commits.members_remembered(workspace, room_id) or frozenset()
+            members = self._commits.known.members_remembered(workspace, room_id) or frozenset()
             others = [each for each in members if each != user_id]
             if self._signal_apart is None or user_id not in members or not others:
                 continue

@@ -369,7 +369,7 @@ class Rooms:
         user_id = access.require_user(caller)
         workspace = caller.workspace
         others: Collection[str] | None = None
-        remembered = self._commits.remembered(workspace, room_id, user_id)
+        remembered = self._commits.known.remembered(workspace, room_id, user_id)
         if remembered is not None and access.is_member(remembered[2]):
             others = remembered[1]
         if others is None:
