@@ -12,14 +12,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import (
-    AsyncIterator,
-    Callable,
-    Coroutine,
-    Iterable,
-    Mapping,
-    Sequence,
-)
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from contextvars import copy_context
 from typing import Any
@@ -28,44 +21,22 @@ import msgspec
 import structlog
 
 from tidings.chat import commands
-from tidings.chat.commands import (
-    Command,
-    Post,
-    Posted,
-    changed_users,
-    items_max,
-    named_seqs,
-    named_users,
-)
+from tidings.chat.batches import Batch, Waiting, pack, refuse, take
+from tidings.chat.commands import Command, Post, Posted, changed_users, named_seqs, named_users
 from tidings.chat.counts import fold_range, read_range
 from tidings.chat.fanouts import Fanouts
 from tidings.chat.known import Known, KnownRoom
 from tidings.chat.plans import Plan, plan_commit
-from tidings.chat.rows import (
-    BadgeRow,
-    RoomRow,
-    entry_to_wire,
-)
+from tidings.chat.rows import BadgeRow, RoomRow, entry_to_wire
 from tidings.chat.updates import Nudge, PostedEntry, Publish
 from tidings.chat.views import RoomView, Torn
 from tidings.clock import Clock
 from tidings.cluster.nodes import Nodes
 from tidings.errors import IdempotencyMismatch, NotFound, TidingsError, Unavailable
 from tidings.ids import IdMaker
-from tidings.storage.interface import (
-    SET_ITEMS_MAX,
-    ConditionFailed,
-    Failure,
-    Item,
-    Store,
-)
-from tidings.storage.metered import Meter, current_meter, metering
-from tidings.storage.tables import (
-    ENTRIES,
-    RECEIPTS,
-    room_key,
-    user_key,
-)
+from tidings.storage.interface import SET_ITEMS_MAX, ConditionFailed, Failure, Item, Store
+from tidings.storage.metered import current_meter, metering
+from tidings.storage.tables import ENTRIES, RECEIPTS, room_key, user_key
 
 QUEUE_COMMANDS_MAX = 2_000
 """Commands that may wait for one room."""
@@ -83,35 +54,6 @@ SPENT_SAMPLED_S = 0.25
 metering each takes a fifth of the throughput of the embedded store, every 32nd a tenth."""
 
 _log = structlog.get_logger(__name__)
-
-
-class _Waiting(msgspec.Struct):
-    """A command on its way."""
-
-    command: Command
-    answer: asyncio.Future[Any]
-    meter: Meter | None
-    deadline: float
-
-
-class _Batch(msgspec.Struct):
-    """What goes into one transaction: rooms with the commands that wait for them."""
-
-    workspace: str
-    rooms: dict[str, list[_Waiting]]
-    """By room id."""
-    names: set[str]
-    """Keys of the rooms and users that no other transaction may touch meanwhile."""
-    items: int
-    """Most that the plan may write, besides badges."""
-    badges: set[str]
-    """Keys of the users whose badges change in any case: shared between rooms."""
-    size: int = 0
-    """Commands at the start: each bears its share of the cost."""
-    spent: Meter | None = None
-    began_s: float = 0.0
-    stands_for: int = 1
-    """Commits for which its price is counted."""
 
 
 class _Turn(msgspec.Struct):
@@ -139,8 +81,8 @@ class Commits:
         self._clock = clock
         self._nodes = nodes or Nodes(store, clock, IdMaker(clock))
         self._publish = publish
-        self._queues: dict[tuple[str, str], deque[_Waiting]] = {}
-        self._unanswered: deque[_Waiting] = deque()
+        self._queues: dict[tuple[str, str], deque[Waiting]] = {}
+        self._unanswered: deque[Waiting] = deque()
         """Everybody who waits, and who was answered after somebody who does, by deadline."""
         self._is_expiry_due = False
         self._turns: deque[_Turn] = deque()
@@ -177,7 +119,7 @@ class Commits:
         if self._is_stopping or len(queue) >= QUEUE_COMMANDS_MAX:
             answer.set_exception(Unavailable("Too much waits for this room."))
             return answer
-        waiting = _Waiting(command, answer, current_meter(), loop.time() + WAIT_S_MAX)
+        waiting = Waiting(command, answer, current_meter(), loop.time() + WAIT_S_MAX)
         queue.append(waiting)
         unanswered = self._unanswered
         while unanswered and unanswered[0].answer.done():
@@ -249,7 +191,7 @@ class Commits:
                 if not turn.granted.cancelled():
                     self._busy |= turn.names
                     turn.granted.set_result(None)
-        batches: list[_Batch] = []
+        batches: list[Batch] = []
         packed: set[str] = set()
         for (workspace, room_id), queue in list(self._queues.items()):
             if not queue:
@@ -264,14 +206,14 @@ class Commits:
                 self._loading.add(key)
                 self._start(self._load_for_queue(workspace, room_id, key))
                 continue
-            batch = self._take(workspace, room_id, key, queue, known)
+            batch = take(workspace, room_id, key, queue, known)
             if batch.names & self._busy or batch.names & reserved:
                 reserved |= batch.names
             elif not batch.names & packed:
                 batches.append(batch)
                 packed |= batch.names
                 self._drop_taken(workspace, room_id, queue, batch.rooms[room_id])
-            elif self._pack(batch, batches):
+            elif pack(batch, batches):
                 packed |= batch.names
                 self._drop_taken(workspace, room_id, queue, batch.rooms[room_id])
             else:
@@ -280,53 +222,8 @@ class Commits:
             self._busy |= batch.names
             self._start(self._commit(batch))
 
-    def _pack(self, batch: _Batch, batches: list[_Batch]) -> bool:
-        """Put rooms that share people into one transaction, if there is one that they fit in."""
-        sharing = [other for other in batches if other.names & batch.names]
-        if len(sharing) != 1:
-            return False
-        other, badges = sharing[0], sharing[0].badges | batch.badges
-        if other.items + batch.items + len(badges) > SET_ITEMS_MAX:
-            return False
-        other.rooms |= batch.rooms
-        other.names |= batch.names
-        other.items += batch.items
-        other.badges = badges
-        return True
-
-    def _take(
-        self,
-        workspace: str,
-        room_id: str,
-        key: str,
-        queue: deque[_Waiting],
-        known: KnownRoom | None,
-    ) -> _Batch:
-        """As many of a room's commands as one transaction holds, at least one."""
-        is_inline = known is None or known.members is not None
-        is_shut = known is not None and known.row.status in ("snoozed", "closed")
-        members = known.members if known is not None else None
-        badges = {user_key(workspace, user_id) for user_id in members or ()}
-        names = {key} | badges
-        # The room, the members' rows, and the fan-out of a room that has one.
-        items = 1 + len(badges) + (not is_inline)
-        taken: list[_Waiting] = []
-        for waiting in queue:
-            command = waiting.command
-            more = items_max(command, is_inline=is_inline, is_shut=is_shut)
-            is_alone = isinstance(command, commands.Create | commands.Found)
-            if taken and (items + more + len(badges) > SET_ITEMS_MAX or is_alone):
-                break
-            items += more
-            taken.append(waiting)
-            names.update(user_key(workspace, user_id) for user_id in changed_users(command))
-            is_shut |= isinstance(command, commands.Change)
-            if is_alone:
-                break
-        return _Batch(workspace, {room_id: taken}, names, items, badges)
-
     def _drop_taken(
-        self, workspace: str, room_id: str, queue: deque[_Waiting], taken: list[_Waiting]
+        self, workspace: str, room_id: str, queue: deque[Waiting], taken: list[Waiting]
     ) -> None:
         """Take the first of a queue, which then goes behind all others that wait."""
         for _ in taken:
@@ -344,12 +241,12 @@ class Commits:
         waiting = len(queue)
         try:
             if await self.known.read_room(workspace, room_id, is_fresh=True) is None:
-                _refuse(queue, waiting, NotFound("There is no such room."))
+                refuse(queue, waiting, NotFound("There is no such room."))
         except TidingsError as error:
-            _refuse(queue, waiting, error)
+            refuse(queue, waiting, error)
         except Exception:  # noqa: BLE001  # the root of a task
             _log.exception("unexpected", place="load")
-            _refuse(queue, waiting, Unavailable("The service failed to do this."))
+            refuse(queue, waiting, Unavailable("The service failed to do this."))
         finally:
             self._loading.discard(key)
             self._pump_soon()
@@ -361,7 +258,7 @@ class Commits:
 
     # --- the commit ----------------------------------------------------------------------------
 
-    async def _commit(self, batch: _Batch) -> None:
+    async def _commit(self, batch: Batch) -> None:
         waiting = [one for room in batch.rooms.values() for one in room]
         batch.size = len(waiting)
         batch.began_s = asyncio.get_running_loop().time()
@@ -374,17 +271,17 @@ class Commits:
         except TidingsError as error:
             self.known.forget(batch.names)
             for one in waiting:
-                _answer(batch, one, error)
+                batch.answer(one, error)
         except Exception:  # noqa: BLE001  # the root of a task
             _log.exception("unexpected", place="commit")
             self.known.forget(batch.names)
             for one in waiting:
-                _answer(batch, one, Unavailable("The service failed to do this."))
+                batch.answer(one, Unavailable("The service failed to do this."))
         finally:
             self._release(batch.names)
             self._count_spent(batch, waiting)
 
-    def _is_metered(self, batch: _Batch, waiting: Sequence[_Waiting]) -> bool:
+    def _is_metered(self, batch: Batch, waiting: Sequence[Waiting]) -> bool:
         """Whether somebody asked for the price, or it is the turn of a sample."""
         if any(one.meter is not None for one in waiting):
             return True
@@ -394,7 +291,7 @@ class Commits:
         batch.stands_for, self._unasked, self._sampled_s = self._unasked, 0, batch.began_s
         return True
 
-    def _count_spent(self, batch: _Batch, waiting: Sequence[_Waiting]) -> None:
+    def _count_spent(self, batch: Batch, waiting: Sequence[Waiting]) -> None:
         """Tell what was spent for those who did not ask."""
         if batch.spent is None or self.on_spent is None:
             return
@@ -402,7 +299,7 @@ class Commits:
         weight = batch.stands_for if unasked == batch.size else unasked / batch.size
         self.on_spent(batch.spent.read_units * weight, batch.spent.write_units * weight)
 
-    async def _commit_until_done(self, batch: _Batch) -> None:
+    async def _commit_until_done(self, batch: Batch) -> None:
         """Plan and write until every command has its answer, or wait for another turn."""
         pending = batch.rooms
         remembered = {name for name in batch.names if name in self.known}
@@ -465,7 +362,7 @@ class Commits:
         remembered -= doubted
         return bool(doubted)
 
-    async def _forget_and_pause(self, batch: _Batch, remembered: set[str], attempt: int) -> None:
+    async def _forget_and_pause(self, batch: Batch, remembered: set[str], attempt: int) -> None:
         """Somebody else was faster: read everything anew, and let them finish if it is so again."""
         self.known.forget(batch.names)
         remembered.clear()
@@ -473,7 +370,7 @@ class Commits:
             pause_s = min(RETRY_PAUSE_S_MAX, 0.001 * 2**attempt)
             await asyncio.sleep(random.uniform(0, pause_s))  # noqa: S311
 
-    def _put_back(self, workspace: str, pending: Mapping[str, list[_Waiting]]) -> None:
+    def _put_back(self, workspace: str, pending: Mapping[str, list[Waiting]]) -> None:
         """The room has changed: these commands need another turn, before those behind them."""
         for room_id, waiting in pending.items():
             queue = self._queues.setdefault((workspace, room_id), deque())
@@ -481,9 +378,9 @@ class Commits:
 
     def _finish(
         self,
-        batch: _Batch,
+        batch: Batch,
         plan: Plan,
-        pending: Mapping[str, list[_Waiting]],
+        pending: Mapping[str, list[Waiting]],
         work: Sequence[tuple[str, RoomView, Sequence[Command]]],
     ) -> None:
         """Remember, answer and tell, in one go: whoever is woken sees all of it."""
@@ -492,7 +389,7 @@ class Commits:
         answers = iter(plan.answers)
         for room_id, _, _ in work:
             for one in pending[room_id]:
-                _answer(batch, one, next(answers)[1])
+                batch.answer(one, next(answers)[1])
         self._publish(workspace, plan.updates)
         if self.on_committed is not None and plan.writes:
             duration_s = asyncio.get_running_loop().time() - batch.began_s
@@ -509,7 +406,7 @@ class Commits:
                 self.on_room_changed(view.room, after)
 
     async def _answer_accepted(
-        self, batch: _Batch, plan: Plan, pending: Mapping[str, list[_Waiting]]
+        self, batch: Batch, plan: Plan, pending: Mapping[str, list[Waiting]]
     ) -> bool:
         """Answer posts that would be refused now, but were accepted before; whether any were."""
         found = False
@@ -522,10 +419,10 @@ class Commits:
 
     async def _answer_repeated(
         self,
-        batch: _Batch,
+        batch: Batch,
         plan: Plan,
         failures: Sequence[Failure],
-        pending: Mapping[str, list[_Waiting]],
+        pending: Mapping[str, list[Waiting]],
     ) -> bool:
         """Answer posts whose receipts are there already with the entries they led to; whether
         there were any.
@@ -539,7 +436,7 @@ class Commits:
         return found
 
     def _refuse_unattached(
-        self, plan: Plan, failures: Sequence[Failure], pending: Mapping[str, list[_Waiting]]
+        self, plan: Plan, failures: Sequence[Failure], pending: Mapping[str, list[Waiting]]
     ) -> None:
         """Let the next plan refuse posts whose blobs went meanwhile."""
         for failure in failures:
@@ -550,7 +447,7 @@ class Commits:
                         one.command = msgspec.structs.replace(post, unfit_blobs=unfit)
 
     async def _answer_again(
-        self, batch: _Batch, post: Post, receipt: Item, pending: Mapping[str, list[_Waiting]]
+        self, batch: Batch, post: Post, receipt: Item, pending: Mapping[str, list[Waiting]]
     ) -> None:
         """Answer a post with the entry that its receipt names."""
         answer: Posted | TidingsError
@@ -565,12 +462,12 @@ class Commits:
         for waiting in pending.values():
             for one in [one for one in waiting if one.command is post]:
                 waiting.remove(one)
-                _answer(batch, one, answer)
+                batch.answer(one, answer)
 
     # --- loading and remembering ----------------------------------------------------------------
 
     async def _load(
-        self, batch: _Batch, pending: Mapping[str, list[_Waiting]]
+        self, batch: Batch, pending: Mapping[str, list[Waiting]]
     ) -> tuple[list[tuple[str, RoomView, Sequence[Command]]], dict[str, BadgeRow]] | None:
         """Everything that a plan for these commands reads; None where it needs another turn."""
         workspace = batch.workspace
@@ -661,25 +558,3 @@ def _is_changed(before: RoomRow | None, after: RoomRow) -> bool:
         return True
     same = msgspec.structs.replace(before, head=after.head, listed_at=after.listed_at)
     return same != after
-
-
-def _refuse(queue: deque[_Waiting], count: int, error: TidingsError) -> None:
-    """Answer the first of a queue, up to the making of the room if that is among them."""
-    for _ in range(count):
-        if isinstance(queue[0].command, commands.Create):
-            return
-        answer = queue.popleft().answer
-        if not answer.done():
-            answer.set_exception(error)
-
-
-def _answer(batch: _Batch, one: _Waiting, answer: Any) -> None:
-    """Give a command its answer and its share of the cost, once."""
-    if one.answer.done():
-        return
-    if one.meter is not None and batch.spent is not None:
-        one.meter.charge(batch.spent, 1 / batch.size)
-    if isinstance(answer, TidingsError):
-        one.answer.set_exception(answer)
-    else:
-        one.answer.set_result(answer)
