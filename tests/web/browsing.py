@@ -29,7 +29,9 @@ ARGUMENTS = (
     "--disable-component-update",
     "--disable-sync",
 )
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
+HELD_S = 20.0
+"""How long a middlebox waits for the end of a stream."""
 JWT_SECRET = "a secret of the customer's own server"
 FOLDER = Path(__file__).parent
 CHUNK_BYTES = 65_536
@@ -73,7 +75,7 @@ class Network:
             if not self.has_sockets and b"upgrade: websocket" in chunk.lower():
                 return
             if not self.has_streams and chunk.startswith(b"GET /v1/events"):
-                await asyncio.sleep(DEADLINE_S)  # as a middlebox that waits for the end does
+                await asyncio.sleep(HELD_S)  # as a middlebox that waits for the end does
                 return
             writer.write(chunk)
             await writer.drain()
