@@ -6,7 +6,7 @@ and list by list the rows and the totals, so that each page of a store is writte
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import partial
 from itertools import islice
@@ -26,7 +26,7 @@ from tidings.importing.redis_oddities import Oddities
 from tidings.importing.redis_people import People
 from tidings.importing.redis_puts import Puts, together
 from tidings.importing.redis_report import Report
-from tidings.importing.redis_source import RedisSource
+from tidings.importing.redis_source import Pair, RedisSource
 from tidings.importing.redis_staging import StagedLine, Staging
 from tidings.storage.interface import PAGE_ITEMS_MAX, Delete, Item, Store
 from tidings.storage.tables import (
@@ -43,6 +43,8 @@ from tidings.storage.tables import (
 
 PAIRS_TOGETHER = 100
 """Conversations that are made ready while what was made ready before is put."""
+MESSAGES_TOGETHER = 2_000
+"""Messages of these, of which the last conversation may have more."""
 LINES_TOGETHER = 200
 OWNERS_TOGETHER = 100
 REMOVED_TOGETHER = 90
@@ -119,8 +121,7 @@ class Loading:
 
     async def _load_rooms(self, staging: Staging, show: Progress) -> None:
         now_ms = self._clock()
-        pairs = staging.pairs()
-        while part := [*islice(pairs, PAIRS_TOGETHER)]:
+        for part in _parts(staging.pairs()):
             rooms = [fold(self._mapping, pair, now_ms, self._oddities) for pair in part]
             self._load(rooms)
             staging.put_lines(
@@ -274,6 +275,19 @@ class Loading:
                         group.create_task(self._store.write(*[Delete(table, key) for key in part]))
                 if (after := page.after) is None:
                     break
+
+
+def _parts(pairs: Iterator[Pair]) -> Iterator[list[Pair]]:
+    part: list[Pair] = []
+    messages = 0
+    for pair in pairs:
+        part.append(pair)
+        messages += len(pair.messages)
+        if len(part) == PAIRS_TOGETHER or messages >= MESSAGES_TOGETHER:
+            yield part
+            part, messages = [], 0
+    if part:
+        yield part
 
 
 def _row(line: StagedLine, version: int) -> Participation:
