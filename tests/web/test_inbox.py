@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 from PIL import Image
-from playwright.async_api import Page, Route, expect
+from playwright.async_api import Route, expect
 
 from tests.web.browsing import CHROMIUM
+from tests.web.hands import CATALOGUES, GIVE_FILES, NOTICES, asked, choose, picture, write
 from tests.web.office import PHONE, Office, opened_office
 from tidings import wire
 from tidings.client import Client, NotFound
@@ -27,73 +28,10 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="needs chromium, as the Debian package has it"),
 ]
 
-PICTURES = Path(__file__).parents[2] / "build" / "pictures"
 HOSTILE = '<img src=x onerror="document.title=1"><script>alert(1)</script>'
 LONG = 700
 """Messages in a long log: more than may have an element."""
 LONG_NAME = "Wolfeschlegelsteinhausenbergerdorff " * 5
-
-
-async def picture(page: Page, name: str) -> None:
-    """Keep what the page looks like."""
-    PICTURES.mkdir(parents=True, exist_ok=True)
-    await page.screenshot(path=PICTURES / f"inbox-{name}.png")
-
-
-NOTICES = """() => {
-    window.notices = [];
-    window.Notification = class extends Notification {
-        constructor(title, options) {
-            super(title, options);
-            notices.push({title, body: options.body, isOpen: true});
-            const notice = notices.at(-1);
-            this.close = () => { notice.isOpen = false; super.close(); };
-        }
-    };
-    document.hasFocus = () => window.isLookedAt ?? true;
-}"""
-"""Remembers what the browser was asked to show, and lets the test look away from the page."""
-GIVE_FILES = """async (element, {way, files}) => {
-    const data = new DataTransfer();
-    for (const [name, type, size] of files) {
-        data.items.add(new File([new Uint8Array(size).fill(65)], name, {type}));
-    }
-    const type = way === "paste" ? "clipboardData" : "dataTransfer";
-    const Kind = way === "paste" ? ClipboardEvent : DragEvent;
-    const options = {[type]: data, bubbles: true, cancelable: true};
-    element.dispatchEvent(new Kind(way === "paste" ? "paste" : "dragover", options));
-    if (way === "drop") element.dispatchEvent(new Kind("drop", options));
-}"""
-CATALOGUES = """async () => {
-    const address = document.querySelector("script[type=module]").src;
-    const of = async (name) => (await import(new URL(`texts-${name}.js`, address))).default;
-    const holes = (text) => [...text.matchAll(/\\{\\w+\\}/g)].map(String).sort().join();
-    const [en, ko] = [await of("en"), await of("ko")];
-    return Object.keys(en).filter((key) => !key.endsWith(".one") &&
-        (!ko[key] || holes(ko[key]) !== holes(en[key])));
-}"""
-"""Keys of texts that Korean lacks, or has with other places for values."""
-
-
-async def write(page: Page, text: str) -> None:
-    """Write a message where the page is, and return once it is durable."""
-    await page.fill(".composer textarea", text)
-    await page.press(".composer textarea", "Enter")
-    await expect(page.locator(".entry.own:not(.waiting)", has_text=text)).to_have_count(1)
-
-
-async def choose(page: Page, *words: str) -> None:
-    """Choose what the open palette finds under these words."""
-    await page.fill(".palette input", " ".join(words))
-    await page.locator(".palette li").first.wait_for()
-    await page.keyboard.press("Enter")
-
-
-async def asked(customer: Client, text: str) -> str:
-    """A new conversation of a customer, and what they ask."""
-    room = await customer.create_room("support", title="Something new")
-    await customer.post_message(room.id, text)
-    return room.id
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
