@@ -27,10 +27,14 @@ STEP_S = BURST_S / 3
 """In which steps is waited for more: whoever wakes a little late has lost nothing."""
 LATE_S = 0.2
 """How much later than what was taken after it something may reach the store."""
-USED_SHARE = WINDOW_S / (WINDOW_S + LATE_S)
+SPENT_S_MAX = WINDOW_S - BURST_S
+"""Seconds of budget in a window; the rest is for whoever joins with a burst of their part."""
+REMEMBERED_S = WINDOW_S + LATE_S
+"""How long takings are remembered."""
+USED_SHARE = SPENT_S_MAX / REMEMBERED_S
 """How much of the budget flows."""
 SLOT_S = 0.05
-"""Takings within that time are remembered as one, for as long as a window reaches back."""
+"""Takings within that time are remembered as one."""
 THROTTLE_FACTOR = 0.7
 """What the rate is multiplied with when the store throttles, at most once in THROTTLE_PAUSE_S."""
 THROTTLE_PAUSE_S = 1.0
@@ -60,9 +64,9 @@ class Pace:
 
     For any number of tasks of one event loop, who get their turn in order. Whoever takes more than
     a burst at once waits for all of it first; and everybody waits where the takings of the last
-    `WINDOW_S` leave no room, so that the window holds as long as nothing costs more than a whole
-    one. Processes that share a budget have a part of it each: the
-    one who divides sets `units_per_s`, at any time.
+    window leave no room, so that it holds as long as nothing costs more than SPENT_S_MAX of the
+    budget. Processes that share a budget have a part of it each: the one who divides sets
+    `units_per_s`, at any time.
     """
 
     def __init__(
@@ -95,7 +99,7 @@ class Pace:
 
     @property
     def burst_units(self) -> float | None:
-        """What can be taken at once without waiting twice for it; None: anything."""
+        """What can be taken at once without waiting for part of it; None: anything."""
         return None if self.rate is None else self.rate * BURST_S
 
     async def take(self, units: float) -> None:
@@ -111,20 +115,22 @@ class Pace:
             part_s = min(left_s, STEP_S)
             await self._limiter.acquire(part_s)
             left_s -= part_s
-        while self._slots and self._recent_s + cost_s > WINDOW_S:
-            oldest = self._slots[0]
-            wait_s = oldest.end + WINDOW_S + LATE_S - self._monotonic()
-            if wait_s > 0:
-                await asyncio.sleep(wait_s)
-            else:
-                self._recent_s -= oldest.cost_s
-                self._slots.popleft()
+        self._forget()
+        while self._slots and self._recent_s + cost_s > SPENT_S_MAX:
+            await asyncio.sleep(max(0.0, self._slots[0].end + REMEMBERED_S - self._monotonic()))
+            self._forget()
         now = self._monotonic()
         if not self._slots or now - self._slots[-1].start > SLOT_S:
             self._slots.append(_Slot(now))
         self._slots[-1].end = now
         self._slots[-1].cost_s += cost_s
         self._recent_s += cost_s
+
+    def _forget(self) -> None:
+        """Forget what is in no window any more that begins now or later."""
+        before = self._monotonic() - REMEMBERED_S
+        while self._slots and self._slots[0].end <= before:
+            self._recent_s -= self._slots.popleft().cost_s
 
     def throttled(self) -> None:
         """The store had too much: go slower for a while."""
