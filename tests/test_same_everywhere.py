@@ -118,11 +118,14 @@ class Telling:
 
     async def meet(self) -> None:
         """Have everybody and their tokens in the service's caches: what a call then costs does not
-        depend on whether it or the frames of an earlier one were first to look them up.
+        depend on whether it or the frames of an earlier one were first to look them up. What these
+        calls cost does, so they are not told.
         """
+        told = len(self.seen[""])
         for user_id in sorted(self.tokens.keys() - {"key"}):
             await self.ask("key", "GET", f"/v1/users/{user_id}")
             await self.ask(user_id, "GET", "/v1/me")
+        del self.seen[""][told:]
 
     async def send(self, user_id: str, frame: Any) -> None:
         """A frame, and then all that are due, its answer among them."""
