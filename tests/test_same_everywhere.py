@@ -33,7 +33,7 @@ DEADLINE_S = 60.0
 DAY_S = 24 * 3600
 OWN_HEADERS = frozenset({"Date", "Tidings-Cost-Source"})
 """Headers that may differ."""
-TIMED_FRAMES = frozenset({"presence", "queue", "pong"})
+TIMED_FRAMES = frozenset({"presence", "queue", "reader", "pong"})
 """Frames that come when a timer says so."""
 CROWD = [f"u{number:02}" for number in range(40)]
 
