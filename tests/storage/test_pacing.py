@@ -124,7 +124,7 @@ def test_the_window_holds_for_what_costs_many_seconds_of_the_budget(
     in_virtual_time(work)
     assert worst_window(spent) <= 10.0 * WINDOW_S * 1.000_001
     if largest < 1:
-        assert sum(units for _, units in spent) >= 0.9 * 10.0 * 200
+        assert sum(units for _, units in spent) >= 0.85 * 10.0 * 200
 
 
 def test_throttling_lowers_the_rate_once_a_second_and_it_grows_again() -> None:
