@@ -29,7 +29,7 @@ from tidings.storage.tables import INBOXES, USERS
 pytestmark = needs_redis
 
 NOW_MS = system_clock()
-LOOK_S = 0.002
+LOOK_S = 0.005
 KILLED_S_MAX = 60.0
 
 
@@ -169,10 +169,12 @@ async def test_an_import_that_is_killed_is_run_again(
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        async with asyncio.timeout(KILLED_S_MAX):
-            while process.poll() is None and _written(tmp_path) < wanted:
-                await asyncio.sleep(LOOK_S)
-        process.kill()
+        try:
+            async with asyncio.timeout(KILLED_S_MAX):
+                while process.poll() is None and _written(tmp_path) < wanted:
+                    await asyncio.sleep(LOOK_S)
+        finally:
+            process.kill()
         killed += process.wait() < 0
     assert killed
     await imported(tmp_path, server.url)
