@@ -169,11 +169,13 @@ class Room(Struct, frozen=True):
 
 
 class ListedRoom(Room, frozen=True, kw_only=True):
-    """A room in a list, with its last activity, to the minute where no message is known."""
+    """A room in a list, with its last activity, to the minute where no message is known.
 
+    A conversation is with its customer, and has the beginning of its last message as `preview`."""
+
+    with_: list[User] = msgspec.field(name="with")
     updated_at: Timestamp
     preview: str | None = None
-    """The beginning of a conversation's last message."""
 
 
 class Member(Struct, frozen=True):

@@ -207,6 +207,7 @@ async def test_lists_say_what_was_said_last_also_to_managers_who_are_no_members(
     rooms = {room["id"]: room for room in found}
     log = await company.site.call("GET", f"/v1/rooms/{waiting}/messages", company.max)
     assert rooms[waiting]["preview"] == "Is it lost?"
+    assert [user["name"] for user in rooms[waiting]["with"]] == ["Cleo"]
     assert rooms[waiting]["updated_at"] == log.json["items"][-1]["created_at"]
     assert (rooms[quiet]["preview"], rooms[quiet]["updated_at"]) == (
         None,

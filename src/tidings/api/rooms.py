@@ -94,15 +94,6 @@ async def list_members(call: Call[RoomPath, PageQuery, Nothing]) -> wire.MemberL
     )
 
 
-@SECTION.endpoint("GET", "/v1/rooms/{room_id}/readers", scope="rooms")
-async def list_readers(call: Call[RoomPath, Nothing, Nothing]) -> wire.ReaderList:
-    """See how far the others have read.
-
-    In rooms of at most 24 members; empty in larger ones. To customers the others are one reader,
-    whose `user_id` is null. Later moves of a mark come as `reader` updates to those connected."""
-    return await call.features.chat.readers.list(call.caller, call.path.room_id)
-
-
 @SECTION.endpoint("POST", "/v1/rooms/{room_id}/members", scope="rooms", status=201)
 async def add_members(call: Call[RoomPath, Nothing, wire.AddMember]) -> wire.MemberList:
     """Add members to a room, or join a public one oneself.
@@ -119,6 +110,15 @@ async def remove_member(call: Call[MemberPath, Nothing, Nothing]) -> None:
     What was unread in it leaves the user's total in the same transaction.
     """
     await call.features.chat.rooms.remove_member(call.caller, call.path.room_id, call.path.user_id)
+
+
+@SECTION.endpoint("GET", "/v1/rooms/{room_id}/readers", scope="rooms")
+async def list_readers(call: Call[RoomPath, Nothing, Nothing]) -> wire.ReaderList:
+    """See how far the others have read.
+
+    In rooms of at most 24 members; empty in larger ones. To customers the others are one reader,
+    whose `user_id` is null. Later moves of a mark come as `reader` updates to those connected."""
+    return await call.features.chat.readers.list(call.caller, call.path.room_id)
 
 
 @SECTION.endpoint("GET", "/v1/rooms/{room_id}/inbox", callers=Callers.SESSION)

@@ -163,7 +163,7 @@ class Inboxes:
         others = [_others(row, room, user_id) for row, room in found]
         people = await self._users.find_many(workspace, {each for some in others for each in some})
         return [
-            _item(row, room, [_seen(people[each], role) for each in some if each in people])
+            _item(row, room, [seen(people[each], role) for each in some if each in people])
             for (row, room), some in zip(found, others, strict=True)
         ]
 
@@ -234,7 +234,7 @@ def _others(row: Participation, room: RoomRow, user_id: str) -> Sequence[str]:
     return [each for each in dict.fromkeys(shown) if each is not None and each != user_id]
 
 
-def _seen(user: UserRow, role: wire.Role | None) -> wire.User:
+def seen(user: UserRow, role: wire.Role | None) -> wire.User:
     """The other one, as far as a reader of that role may know them."""
     if role in access.TEAM_ROLES:
         return wire.User(id=user.user_id, name=user.name, role=user.role, email=user.email)

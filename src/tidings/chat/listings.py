@@ -8,7 +8,7 @@ it would cost every message a write, in a partition that many rooms share.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from msgspec.structs import asdict
@@ -178,8 +178,13 @@ async def _rooms(store: Store, found: Sequence[Item], matches: Matches) -> list[
     ]
 
 
-async def listed(store: Store, workspace: str, rooms: Sequence[RoomRow]) -> list[wire.ListedRoom]:
-    """The rooms with what was said last in each conversation, as its customer's own row has it."""
+async def listed(
+    store: Store, workspace: str, rooms: Sequence[RoomRow], customers: Mapping[str, wire.User]
+) -> list[wire.ListedRoom]:
+    """The rooms with what was said last in each conversation, as its customer's own row has it.
+
+    `customers` are those of the rooms' customers who are known, by id.
+    """
     keys = [
         (user_key(workspace, room.customer_id), room.room_id)
         for room in rooms
@@ -188,13 +193,19 @@ async def listed(store: Store, workspace: str, rooms: Sequence[RoomRow]) -> list
     items = await store.get_many(INBOXES, keys, consistent=False) if keys else ()
     rows = [participation_from_item(item) for item in items if item is not None]
     by_room = {row.room_id: row for row in rows}
-    return [_listed(room, by_room.get(room.room_id)) for room in rooms]
+    return [
+        _listed(room, by_room.get(room.room_id), customers.get(room.customer_id or ""))
+        for room in rooms
+    ]
 
 
-def _listed(room: RoomRow, row: Participation | None) -> wire.ListedRoom:
+def _listed(
+    room: RoomRow, row: Participation | None, customer: wire.User | None
+) -> wire.ListedRoom:
     at = room.created_at if room.listed_at is None else room.listed_at * MINUTE_MS
     return wire.ListedRoom(
         **asdict(room_to_wire(room)),
+        with_=[] if customer is None else [customer],
         updated_at=rfc3339(at if row is None else row.active_at),
         preview=None if row is None else row.preview,
     )

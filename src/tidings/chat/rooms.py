@@ -12,7 +12,7 @@ from tidings import wire
 from tidings.chat import access
 from tidings.chat.commands import FOUNDERS_INLINE_MAX, Change, Create, Hide, Join, Leave, Mute
 from tidings.chat.commits import Commits
-from tidings.chat.inboxes import Inboxes
+from tidings.chat.inboxes import Inboxes, seen
 from tidings.chat.listings import list_rooms, listed, public_listings, support_listings
 from tidings.chat.rows import (
     Participation,
@@ -212,7 +212,11 @@ class Rooms:
             limit=limit,
             cursor=cursor,
         )
-        return wire.RoomList(await listed(self._store, caller.workspace, found), next_cursor)
+        ids = {room.customer_id for room in found if room.customer_id is not None}
+        users = await self._users.find_many(caller.workspace, ids)
+        customers = {user_id: seen(user, caller.role) for user_id, user in users.items()}
+        items = await listed(self._store, caller.workspace, found, customers)
+        return wire.RoomList(items, next_cursor)
 
     async def queue(self, caller: Caller) -> wire.Queue:
         """How many support rooms wait unassigned, by status. Raises Forbidden."""

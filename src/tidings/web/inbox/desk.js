@@ -103,7 +103,7 @@ export class Desk {
     const row = local && !local.left ? local.row : null;
     if (!row && !fetched) return null;
     const { unread = 0, mentions = 0, read_seq = 0, muted = false } = row ? local : {};
-    const users = (row?.with ?? []).filter(({ id }) => id !== this.me.id);
+    const users = (row?.with ?? fetched?.with ?? []).filter(({ id }) => id !== this.me.id);
     const newest = !row || fetched?.head > row.head ? fetched : row;
     const customer_id = fetched?.customer_id ?? users.find(({ role }) => role === "customer")?.id ?? null;
     return {

@@ -33,7 +33,7 @@ export class Conversation {
   #version = 0;
   #cursor = null;
   #readSeq = 0;
-  #typedAt = 0;
+  #typedAt = -Infinity;
   #typingTimer = null;
   #send = null;
   #probe = null;
