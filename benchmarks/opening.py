@@ -147,9 +147,9 @@ async def opened(where: BrowserContext, address: str) -> Opening:
     """Open the inbox in a new tab, and close it a moment later."""
     page = await where.new_page()
     await page.goto(address)
+    await asyncio.sleep(SETTLE_S)  # asking the page would take of its time
     await page.wait_for_function("() => window.shownAt")
     reading = msgspec.convert(await page.evaluate(READ), Opening)
-    await asyncio.sleep(SETTLE_S)
     await page.close()
     return reading
 

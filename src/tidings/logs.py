@@ -27,6 +27,8 @@ FLUSH_INTERVAL_S = 0.05
 CLOSE_TIMEOUT_S = 1.0
 PLACES_MAX = 30
 """Innermost places of an exception that are logged."""
+GROUP_MAX = 5
+"""Exceptions of a group that are logged."""
 
 
 class Stream(Protocol):
@@ -101,22 +103,34 @@ class _Bridge(logging.Handler):
 def describe_exception(
     _logger: object, _name: str, event: structlog.typing.EventDict
 ) -> structlog.typing.EventDict:
-    """Replace `exc_info` by the exception's type, the types that caused it and its places."""
+    """Replace `exc_info` by the exception's type, the types that caused it and its places.
+
+    Of a group each exception is told, too, GROUP_MAX at most.
+    """
     given = event.pop("exc_info", None)
     if given is True:
         given = sys.exc_info()
     error = given[1] if isinstance(given, tuple) else given
     if isinstance(error, BaseException):
-        frames = traceback.extract_tb(error.__traceback__)[-PLACES_MAX:]
-        event["exception"] = type(error).__name__
-        event["places"] = [
+        event.update(_described(error))
+    return event
+
+
+def _described(error: BaseException) -> dict[str, Any]:
+    frames = traceback.extract_tb(error.__traceback__)[-PLACES_MAX:]
+    told: dict[str, Any] = {
+        "exception": type(error).__name__,
+        "places": [
             f"{'/'.join(Path(frame.filename).parts[-2:])}:{frame.lineno} {frame.name}"
             for frame in frames
-        ]
-        cause = error.__cause__ or error.__context__
-        if cause is not None:
-            event["cause"] = type(cause).__name__
-    return event
+        ],
+    }
+    cause = error.__cause__ or error.__context__
+    if cause is not None:
+        told["cause"] = type(cause).__name__
+    if isinstance(error, BaseExceptionGroup):
+        told["exceptions"] = [_described(each) for each in error.exceptions[:GROUP_MAX]]
+    return told
 
 
 def _json(event: dict[str, Any], **_: object) -> str:

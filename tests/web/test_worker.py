@@ -22,6 +22,7 @@ from playwright.async_api import BrowserContext, CDPSession, Page, Response, exp
 
 from tests.delivery.push_service import Browser
 from tests.web.browsing import CHROMIUM, DEADLINE_S, House, opened_house
+from tidings import wire
 from tidings.web.assets import assets, page, version, worker
 
 SHELL_BYTES_MAX = 2_000_000
@@ -108,6 +109,25 @@ class TestWorker:
             known = {f"{house.network.url}/assets/{version()}/" + path for path in assets()}
             assert f"{house.network.url}/" in kept
             assert set(kept) - known == {f"{house.network.url}/"}
+
+    async def test_the_queue_is_there_offline_as_it_was(self, house: House) -> None:
+        cleo, yan = await house.person("cleo", "customer"), await house.person("yan", "customer")
+        room = (await cleo.create_room("support", title="A lid")).id
+        await cleo.post_message(room, "Is it lost?")
+        await house.person("eve")
+        async with house.context() as context:
+            tab = await inbox(house, context, "eve")
+            await expect(tab.locator(".row")).to_have_count(1)
+            await tab.wait_for_timeout(500)
+            house.network.go_away()
+            await tab.reload()
+            await expect(tab.locator(".row .name")).to_have_text(["Person cleo"])
+            await expect(tab.locator(".row .preview")).to_have_text(["Is it lost?"])
+            await expect(tab.locator(".foot")).to_contain_text("Try again")
+            await house.server.patch_room(room, wire.PatchRoom(status="closed"))
+            await yan.create_room("support", title="A box")
+            house.network.mend()
+            await expect(tab.locator(".row .name")).to_have_text(["Person yan"])
 
     async def test_what_is_pushed_is_shown_read_and_opened(self, house: House) -> None:
         await house.person("cat")

@@ -18,6 +18,8 @@ const UNSENT_KEPT_MS = 7 * 24 * 3_600_000;
 /** A database that does not open by then is done without. */
 const OPEN_DEADLINE_MS = 3_000;
 const PREFIX = "tidings:";
+/** Before the names of what an application keeps, beside the library's own. */
+const KEPT = "kept:";
 
 /** The name of a session's database; null where the browser has no way to make one. */
 export async function storeName(profile, url, token) {
@@ -56,6 +58,12 @@ export class MemoryStore {
   async entries() {
     return [];
   }
+
+  async kept() {
+    return null;
+  }
+
+  async keep() {}
 
   async outgoing() {
     return [];
@@ -170,6 +178,18 @@ class Store {
     return result(entries.getAll(IDBKeyRange.bound([roomId, low], [roomId, high])));
   }
 
+  /** What an application had kept by that name, or null. */
+  async kept(name) {
+    const { meta } = this.#open(["meta"], "readonly");
+    return (await result(meta.get(KEPT + name))) ?? null;
+  }
+
+  async keep(name, value) {
+    const { meta } = this.#open(["meta"], "readwrite");
+    meta.put(value, KEPT + name);
+    await done(meta.transaction);
+  }
+
   async putOutgoing(record) {
     const { outgoing } = this.#open(["outgoing"], "readwrite");
     outgoing.put(record);
@@ -207,6 +227,7 @@ class Store {
     const stores = this.#open(["meta", "rooms", "entries"], "readwrite");
     stores.rooms.clear();
     stores.entries.clear();
+    stores.meta.clear();
     stores.meta.put({ me: { id: userId } }, "state");
     await done(stores.rooms.transaction);
     return this.close();

@@ -260,6 +260,23 @@ export class Tidings extends Actions {
     this.#propose([{ type: "readers", room_id: roomId, items }]);
   }
 
+  /**
+   * Keep a plain value for as long as the session lives in this browser, such as a list to show when
+   * the page is opened again; lost where the browser keeps nothing.
+   */
+  async keep(name, value) {
+    await this.#store.keep(name, value).catch(() => {});
+  }
+
+  /** What was kept by that name, or null. */
+  async kept(name) {
+    try {
+      return await within(STORE_DEADLINE_MS, this.#store.kept(name));
+    } catch {
+      return null;
+    }
+  }
+
   leave(roomId) {
     return this.removeMember(roomId, this.me.id);
   }

@@ -16,6 +16,8 @@ const RELOAD_AFTER_MS = 200;
 const RELOAD_EVERY_MS = 1_000;
 /** A list may change without a word: conversations of others come and go. */
 const RELOAD_LATEST_MS = 30_000;
+/** How the first page of a list is kept in the browser. */
+const keptAs = (folder) => `list:${folder}`;
 
 const isSupport = (status) => (room) => room.kind === "support" && room.status === status;
 
@@ -56,7 +58,7 @@ export class Desk {
     this.tidings = tidings;
     this.me = me;
     for (const name of Object.keys(FOLDERS)) {
-      this.#lists.set(name, { ids: new Set(), next: null, isLoading: false, isLoaded: false, failure: null });
+      this.#lists.set(name, { ids: new Set(), next: undefined, isLoading: false, isLoaded: false, failure: null });
     }
     const soon = () => this.#reloadSoon();
     let wasLive = false;
@@ -72,6 +74,18 @@ export class Desk {
       wasLive = isLive;
     });
     for (const topic of ["rooms", "queue", "presence", "badge"]) tidings.on(topic, () => this.tell());
+  }
+
+  /** Have the lists as they were last read in this browser, until they are read anew. */
+  async restore() {
+    const names = Object.keys(FOLDERS).filter((name) => FOLDERS[name].query);
+    const pages = await Promise.all(names.map((name) => this.tidings.kept(keptAs(name))));
+    for (const [n, rooms] of pages.entries()) {
+      for (const room of rooms ?? []) {
+        this.#lists.get(names[n]).ids.add(room.id);
+        if (!(this.#fetched.get(room.id)?.head >= room.head)) this.#fetched.set(room.id, room);
+      }
+    }
   }
 
   close() {
@@ -232,6 +246,7 @@ export class Desk {
       const cursor = isMore ? list.next : null;
       const page = await this.tidings.call("GET", "/v1/rooms", { query: { ...query, limit: PAGE, cursor } });
       const kept = isMore ? [...list.ids] : this.#after(page, list);
+      if (!isMore) this.tidings.keep(keptAs(folder), page.items);
       for (const room of page.items) this.#know(room);
       list.ids = new Set([...kept, ...page.items.map(({ id }) => id)]);
       if (isMore || !kept.length) list.next = page.next;
@@ -246,10 +261,10 @@ export class Desk {
     }
   }
 
-  /** What was shown below the first page stays while that is read anew. */
-  #after({ items, next }, { ids }) {
+  /** What was read below the first page stays while that is read anew. */
+  #after({ items, next }, { ids, next: nextBefore }) {
     const oldest = items.at(-1)?.updated_at ?? "";
-    return next ? [...ids].filter((id) => this.#fetched.get(id).updated_at < oldest) : [];
+    return next && nextBefore !== undefined ? [...ids].filter((id) => this.#fetched.get(id).updated_at < oldest) : [];
   }
 
   #isListed({ id, kind, isMember, isHidden }) {

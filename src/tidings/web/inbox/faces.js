@@ -4,8 +4,15 @@ import { el } from "./dom.js";
 import { icon } from "./icons.js";
 
 const COLOURS = 8;
-const graphemes = new Intl.Segmenter(undefined, { granularity: "grapheme" });
-const firstOf = (text) => [...graphemes.segment(text)][0]?.segment ?? "";
+/** No letter that others combine with is among the first two: a segmenter takes 20 ms to be made. */
+const PLAIN = /^[ -~가-힣]?(?:[ -~가-힣]|$)/;
+let graphemes = null;
+
+function firstOf(text) {
+  if (PLAIN.test(text)) return text.slice(0, 1);
+  graphemes ??= new Intl.Segmenter(undefined, { granularity: "grapheme" });
+  return [...graphemes.segment(text)][0]?.segment ?? "";
+}
 
 function initials(name) {
   const words = name.trim().split(/\s+/).filter((word) => /[\p{L}\p{N}]/u.test(word));

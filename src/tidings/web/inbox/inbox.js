@@ -42,7 +42,10 @@ async function start(token) {
       return;
     }
     forgetDrafts({ exceptOf: me.id });
-    shell = new Shell(new Desk(tidings, me));
+    const desk = new Desk(tidings, me);
+    await desk.restore();
+    if (tidings.failure) return;
+    shell = new Shell(desk);
     document.body.replaceChildren(shell.element);
     shell.start();
     (globalThis.requestIdleCallback ?? setTimeout)(keepPage);

@@ -31,34 +31,34 @@ export function chooseLanguage(name) {
 
 /** The variety of the language that the browser prefers: its times of day, its order of dates. */
 const locale = navigator.languages?.find((each) => each.startsWith(language)) ?? language;
-const clockFormat = new Intl.DateTimeFormat(locale, { hour: "2-digit", minute: "2-digit" });
-const dayFormat = new Intl.DateTimeFormat(locale, { weekday: "long", day: "numeric", month: "long" });
-const yearFormat = new Intl.DateTimeFormat(locale, { day: "numeric", month: "long", year: "numeric" });
-const shortFormat = new Intl.DateTimeFormat(locale, { day: "numeric", month: "short" });
-const wholeFormat = new Intl.DateTimeFormat(locale, { dateStyle: "full", timeStyle: "short" });
-const relative = new Intl.RelativeTimeFormat(locale, { numeric: "auto" });
+/** Made when it is first wanted: each takes some milliseconds. */
+const format = (options) => {
+  let made = null;
+  return (at) => (made ??= new Intl.DateTimeFormat(locale, options)).format(new Date(at));
+};
+const dayText = format({ weekday: "long", day: "numeric", month: "long" });
+const shortDay = format({ day: "numeric", month: "short" });
+export const clockTime = format({ hour: "2-digit", minute: "2-digit" });
+export const dateText = format({ day: "numeric", month: "long", year: "numeric" });
+export const wholeTime = format({ dateStyle: "full", timeStyle: "short" });
 const DAY_MS = 86_400_000;
 
 const midnight = (date) => new Date(date).setHours(0, 0, 0, 0);
 const daysAgo = (date) => Math.round((midnight(Date.now()) - midnight(date)) / DAY_MS);
 
-export const clockTime = (at) => clockFormat.format(new Date(at));
-export const dateText = (at) => yearFormat.format(new Date(at));
-export const wholeTime = (at) => wholeFormat.format(new Date(at));
-
 /** A day as a heading: Today, Yesterday, Monday 3 March, 3 March 2019. */
 export function dayName(at) {
   const ago = daysAgo(new Date(at));
   if (ago === 0 || ago === 1) {
-    const text = relative.format(-ago, "day");
+    const text = new Intl.RelativeTimeFormat(locale, { numeric: "auto" }).format(-ago, "day");
     return text.charAt(0).toLocaleUpperCase(language) + text.slice(1);
   }
-  return (Math.abs(ago) < 300 ? dayFormat : yearFormat).format(new Date(at));
+  return Math.abs(ago) < 300 ? dayText(at) : dateText(at);
 }
 
 /** A time in a list, as short as can be. */
 export function shortTime(at) {
-  return daysAgo(new Date(at)) === 0 ? clockTime(at) : shortFormat.format(new Date(at));
+  return daysAgo(new Date(at)) === 0 ? clockTime(at) : shortDay(at);
 }
 
 /** A size in bytes, as people say it. */
