@@ -96,6 +96,23 @@ async def test_an_unforeseen_error_is_logged_once_without_its_text(log: Log, sit
     assert SECRET not in log.close()
 
 
+async def test_the_exceptions_of_a_group_are_named_without_their_texts(log: Log) -> None:
+    async def break_down() -> None:
+        raise KeyError(SECRET)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(break_down())
+    except* KeyError:
+        structlog.get_logger().exception("unexpected", place="here")
+    (event,) = log.events("unexpected")
+    assert event["exception"] == "ExceptionGroup"
+    (within,) = event["exceptions"]
+    assert within["exception"] == "KeyError"
+    assert "break_down" in within["places"][-1]
+    assert SECRET not in log.close()
+
+
 async def test_nothing_that_clients_send_is_logged(log: Log, site: Site) -> None:
     key = await site.key()
     bearer = {"Authorization": f"Bearer {SECRET}", "Cookie": SECRET, "Origin": f"http://{SECRET}"}

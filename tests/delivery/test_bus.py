@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import msgspec
 import pytest
+import uvloop
 
 from tests.redis_server import RedisServer, needs_redis, running_redis
 from tidings import wire
@@ -127,6 +130,47 @@ async def test_message_that_can_not_be_read_harms_no_other(server: RedisServer) 
         a.bus.send("news", b"good")
         await b.until(lambda one: one.heard == [b"good"])
         assert b.bus.is_connected
+
+
+@needs_redis
+@pytest.mark.usefixtures("hasty")
+def test_bus_comes_back_after_its_idle_connection_was_reset(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the service's own event loop, which has a name of its own for writing to such a one."""
+    monkeypatch.setattr(redis_bus, "BEAT_S", 0.2)
+    streams: list[asyncio.StreamWriter] = []
+
+    async def story() -> None:
+        async with running_redis(tmp_path) as server:
+
+            async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                with suppress(OSError):
+                    while data := await reader.read(65_536):
+                        writer.write(data)
+                writer.close()
+
+            async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                streams.append(writer)
+                there, back = await asyncio.open_connection("127.0.0.1", server.port)
+                await asyncio.gather(pump(reader, back), pump(there, writer))
+
+            async with await asyncio.start_server(carry, "127.0.0.1", 0) as way:
+                port = way.sockets[0].getsockname()[1]
+                async with listening(f"redis://127.0.0.1:{port}/0", "a") as (a,):
+                    await a.until(lambda one: one.bus.is_connected)
+                    publishing = streams[-1]
+                    publishing.get_extra_info("socket").setsockopt(
+                        socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+                    )
+                    publishing.transport.abort()
+                    await a.until(lambda one: one.gaps == 2)
+                    assert a.bus.is_connected
+                    registry = a.metrics.registry
+                    unexpected = {"place": "bus"}
+                    assert not registry.get_sample_value("tidings_errors_total", unexpected)
+
+    uvloop.run(story())
 
 
 @needs_redis

@@ -191,7 +191,7 @@ class RedisBus:
     async def _send(self, client: Redis) -> None:
         while not _is_ending():
             packet = self._pack()
-            await client.publish(self._channel, self._sender + _encode(packet))
+            await self._publish(client, self._sender + _encode(packet))
             self._metrics.bus("sent", len(packet.messages))
             if not self._queue:
                 self._has_messages.clear()
@@ -200,6 +200,15 @@ class RedisBus:
                         await self._has_messages.wait()
                 except TimeoutError:
                     continue
+
+    async def _publish(self, client: Redis, packet: bytes) -> None:
+        """Raises one of _FAILURES, also for a connection that was reset before it is written to:
+        event loops call that by names of their own (redis-py #4287, uvloop #506).
+        """
+        try:
+            await client.publish(self._channel, packet)
+        except (RuntimeError, TypeError, AttributeError) as error:
+            raise ConnectionResetError("the connection was lost before the packet") from error
 
     def _pack(self) -> _Packet:
         messages: list[tuple[str, bytes]] = []
