@@ -50,7 +50,7 @@ export class Profile {
     const name = desk.nameOf(room);
     const attributes = Object.entries(person?.attributes ?? {}).slice(0, ATTRIBUTES_MAX);
     const facts = [
-      person?.email && [t("profile.email"), el("a", { href: `mailto:${encodeURIComponent(person.email).replace("%40", "@")}` }, person.email)],
+      person?.email && [t("profile.email"), el("a", { href: `mailto:${encodeURIComponent(person.email).replace("%40", "@")}` }, breakable(person.email))],
       person?.created_at && room.kind === "support" && [t("profile.since"), dateText(person.created_at)],
     ].filter(Boolean);
     return [
@@ -121,3 +121,9 @@ export class Profile {
 const told = (value) => (typeof value === "object" ? JSON.stringify(value) : String(value));
 const section = (title, ...parts) => el("section", {}, el("h3", {}, title), ...parts);
 const list = (facts) => el("dl", {}, facts.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", { dir: "auto" }, value))));
+
+/** An address that breaks before its @ where it has to. */
+function breakable(email) {
+  const at = email.lastIndexOf("@");
+  return [email.slice(0, at), el("wbr"), email.slice(at)];
+}
