@@ -361,6 +361,27 @@ async def test_new_customers_are_told_to_every_manager_at_once(office: Office) -
         await expect(priya.locator('a[href="#/queue"] .count')).to_have_text(str(count))
 
 
+async def test_faces_have_whole_letters(office: Office) -> None:
+    names = {
+        "Ada Lovelace": "AL",
+        "A\u0301gnes Ke\u0301ri": "A\u0301K",
+        "김민준": "김",
+        "🧑\u200d🚀x Ro": "🧑\u200d🚀R",
+        "e": "E",
+        "?!": "·",
+    }
+    async with office.page("amara") as page:
+        drawn = await page.evaluate(
+            """async (names) => {
+                const [inbox] = [...document.scripts].filter(({src}) => src.endsWith("/inbox.js"));
+                const {face} = await import(inbox.src.replace("inbox.js", "faces.js"));
+                return names.map((name) => face("id", name).textContent);
+            }""",
+            list(names),
+        )
+    assert drawn == list(names.values())
+
+
 async def test_people_see_who_is_there_and_are_told_while_they_look_away(office: Office) -> None:
     async with (
         office.client("jonas") as jonas,

@@ -5,7 +5,7 @@ import { icon } from "./icons.js";
 
 const COLOURS = 8;
 /** No letter that others combine with is among the first two: a segmenter takes 20 ms to be made. */
-const PLAIN = /^[ -~가-힣]?(?:[ -~가-힣]|$)/;
+const PLAIN = /^(?:[ -~가-힣](?:[ -~가-힣]|$)|$)/;
 let graphemes = null;
 
 function firstOf(text) {
