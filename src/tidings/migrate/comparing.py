@@ -1,8 +1,9 @@
 """Whether two stores hold the same, while one is in use and the other follows it.
 
 Every item of either store is looked up in the other one. What differs at first sight may just be
-on its way, so it is read again around a pass of the follower: a difference is what the source held
-before and after, and the destination did not hold in between. Differences are copied again.
+on its way, so it is read again around passes of the follower: a difference is what the source held
+before and after, and the destination did not hold in between, two times the same. (Once could also
+be an item that changed in between, and changed back.) Differences are copied again.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ of memory."""
 SUSPECTS_MAX = 2_000
 """Items that wait to be read again; so many are looked at before the comparison goes on."""
 ROUNDS_MAX = 5
-"""How often an item is read again that changes all the time."""
+"""How often an item is read again that changes all the time; more than twice."""
 SAMPLE_MAX = 20
 """Differences that a report shows."""
 SETTLE_S = 1.0
@@ -203,6 +204,7 @@ class Comparison:
     ) -> dict[_Name, Table]:
         """Those of the suspects that differ while nobody changes them."""
         differing: dict[_Name, Table] = {}
+        seen: dict[_Name, tuple[int, int]] = {}
         for _ in range(ROUNDS_MAX):
             if not suspects:
                 return differing
@@ -214,11 +216,12 @@ class Comparison:
             for name, table in suspects.items():
                 if theirs[name] in (before[name], after[name]):
                     ours = theirs[name]
-                elif before[name] == after[name]:
+                elif before[name] == after[name] and seen.get(name) == (after[name], theirs[name]):
                     ours = after[name]
                     differing[name] = table
                     await self._show(name, table)
                 else:
+                    seen[name] = (after[name], theirs[name])
                     moving[name] = table
                     continue
                 if is_counting:
