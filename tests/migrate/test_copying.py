@@ -459,3 +459,26 @@ async def test_what_is_being_written_is_no_difference(stage: Stage) -> None:
     assert [table for table in report.tables if table.differences] == []
     following.cancel()
     await asyncio.gather(following, return_exceptions=True)
+
+
+async def test_what_changed_and_changed_back_is_no_difference(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fill(stage.source, rooms=3, entries=3)
+    await stage.capture.begin()
+    await stage.backfill(Someone()).run()
+    follow = stage.follow(Someone())
+    await follow.take_over()
+    await stage.destination.write(Put(ROOMS, {"room": "passing"}))
+    passes = 0
+
+    async def passed() -> None:
+        nonlocal passes
+        passes += 1
+        if passes == 2:
+            await stage.destination.write(Delete(ROOMS, ("passing",)))
+
+    monkeypatch.setattr(follow, "passed", passed)
+    report = await Comparison(stage.source, stage.destination, follow).run()
+    assert [table for table in report.tables if table.differences] == []
+    assert report.sample == []
