@@ -156,6 +156,7 @@ async def test_notes_stay_with_the_team(office: Office) -> None:
         await expect(page.locator(".scroller")).to_contain_text("two weeks late")
         await picture(page, "notes")
         await page.click("button[data-act='notes.back']")
+        await expect(page.locator(".is-notes")).to_have_count(0)
         await expect(page.locator(".head h2")).to_have_text("Samuel Adeyemi")
 
 
@@ -304,6 +305,7 @@ async def test_a_conversation_is_given_away_noted_put_off_and_comes_back(office:
         await amara.patch_room("support-olivia", changes)
 
         await page.click(".row:has-text('Olivia')")
+        await expect(page.locator(".composer textarea")).to_be_focused()
         await page.keyboard.press("Escape")
         await page.keyboard.press("n")
         await choose(page, "begin")
@@ -317,6 +319,7 @@ async def test_a_conversation_is_given_away_noted_put_off_and_comes_back(office:
         assert [row.room_id async for row in olivia.inbox_items()] == ["support-olivia"]
 
         await page.click("button[data-act='notes.back']")
+        await expect(page.locator(".is-notes")).to_have_count(0)
         field = page.locator(".composer textarea")
         await field.fill("half a thought")
         await page.keyboard.press("Escape")
@@ -419,7 +422,8 @@ async def test_people_see_who_is_there_and_are_told_while_they_look_away(office:
 
 
 async def test_files_are_dropped_and_pasted_and_show_how_far_they_are(office: Office) -> None:
-    async with office.page("jonas") as page:
+    # What passes a service worker may pass by `route`.
+    async with office.page("jonas", service_workers="block") as page:
         await page.goto(f"{office.url}/#/rooms/workshop")
         await expect(page.locator(".scroller")).to_contain_text("Blue box")
         arrived = asyncio.Event()
@@ -444,6 +448,25 @@ async def test_files_are_dropped_and_pasted_and_show_how_far_they_are(office: Of
         own = page.locator(".entry.own:not(.waiting)").last
         await expect(own.locator(".file .name")).to_have_text(["list of seals.csv", "<b>.html"])
         await expect(page.locator(".tray li")).to_have_count(0)
+
+
+async def test_files_are_taken_before_the_room_is_known(office: Office) -> None:
+    async with office.page("jonas", service_workers="block") as page:
+        answered = asyncio.Event()
+
+        async def hold(route: Route) -> None:
+            await answered.wait()
+            await route.continue_()
+
+        await page.route(re.compile(r"/v1/rooms(/support-mateo)?(\?|$)"), hold)
+        await page.goto(f"{office.url}/#/snoozed/support-mateo")
+        files = {"way": "drop", "files": [["list of seals.csv", "text/csv", 3_000]]}
+        await page.locator(".conversation").evaluate(GIVE_FILES, files)
+        await expect(page.locator(".tray li")).to_have_count(1)
+        await expect(page.locator(".head h2")).to_have_count(0)
+        answered.set()
+        await expect(page.locator(".head h2")).to_have_text("Mateo Ruiz")
+        await expect(page.locator(".tray li")).to_have_count(1)
 
 
 async def test_what_is_refused_stays_until_it_is_tried_again_or_given_up(office: Office) -> None:

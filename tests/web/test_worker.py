@@ -35,7 +35,8 @@ KEPT = """async () => {
 }"""
 NOTICES = """async () => {
     const registration = await navigator.serviceWorker.ready;
-    const shown = await registration.getNotifications();
+    const read = () => registration.getNotifications();
+    const shown = await navigator.locks.request("tidings:notices", read);
     return shown.map(({title, body, tag}) => [title, body, tag]).sort();
 }"""
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -16,6 +16,8 @@ const SHELL_BYTES_MAX = 2_000_000;
 const PAGE_DEADLINE_MS = 4_000;
 const NOTICES = "tidings:";
 const BADGE_NOTICE = `${NOTICES}badge`;
+/** Held by what looks at notices or changes them; the page knows it too. */
+const NOTICES_LOCK = "tidings:notices";
 const PAGE = registration.scope;
 const TEXTS = {
   en: { someone: "Somebody", message: "New message", unread: (count) => `${count} unread` },
@@ -101,7 +103,10 @@ async function asset(request) {
 /** The newest totals that were told: what comes late is ignored. */
 let version = 0;
 
-addEventListener("push", (event) => event.waitUntil(take(event.data.json())));
+/** One at a time: Chromium may forget a notice that appears while it is asked which there are. */
+addEventListener("push", (event) => {
+  event.waitUntil(navigator.locks.request(NOTICES_LOCK, () => take(event.data.json())));
+});
 
 addEventListener("notificationclick", (event) => {
   event.notification.close();

@@ -65,9 +65,10 @@ export class Tray {
     this.add(files);
   }
 
-  /** Files dropped anywhere on the conversation are attached. */
+  /** Files dropped anywhere on the conversation are attached, where one can write. */
   acceptDrops(conversation) {
-    const hasFiles = (event) => event.dataTransfer?.types.includes("Files") && conversation.isOpenToMe;
+    const canWrite = () => !conversation.composer.element.hidden;
+    const hasFiles = (event) => event.dataTransfer?.types.includes("Files") && canWrite();
     queueMicrotask(() => {
       const { element } = conversation;
       element.dataset.drop = t("composer.drop");

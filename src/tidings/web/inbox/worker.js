@@ -10,6 +10,8 @@ const ADDRESS = `${HOME}/sw.js`;
 /** Scripts by address are only made of this one: the page demands trusted types. */
 const POLICY = "tidings-worker";
 const trusted = globalThis.trustedTypes?.createPolicy(POLICY, { createScriptURL: () => ADDRESS });
+/** Held by what looks at the worker's notices, here and there. */
+const NOTICES_LOCK = "tidings:notices";
 /** How the worker calls what it keeps. */
 const SHELLS = "tidings:shell:";
 /** Newest sessions of the user among which this one is looked for. */
@@ -36,9 +38,13 @@ export function onOpen(listener, signal) {
 
 /** Close what the worker shows of rooms, as far as `isOver(roomId)`. */
 export async function closeNotices(isOver) {
-  for (const notice of (await (await registered())?.getNotifications()) ?? []) {
-    if (notice.data?.version !== undefined && isOver(notice.data.room_id)) notice.close();
-  }
+  const registration = await registered();
+  if (!registration) return;
+  await navigator.locks.request(NOTICES_LOCK, async () => {
+    for (const notice of await registration.getNotifications()) {
+      if (notice.data?.version !== undefined && isOver(notice.data.room_id)) notice.close();
+    }
+  });
 }
 
 /** Have this device pushed to while it is not connected; whether that is so now. */
@@ -70,7 +76,7 @@ export async function unsubscribe(tidings) {
 export async function forget() {
   const registration = await registered();
   if (!registration) return;
-  for (const notice of await registration.getNotifications()) notice.close();
+  await closeNotices(() => true);
   await (await registration.pushManager?.getSubscription())?.unsubscribe();
   await registration.unregister();
   for (const name of await caches.keys()) if (name.startsWith(SHELLS)) await caches.delete(name);
