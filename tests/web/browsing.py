@@ -89,10 +89,10 @@ class Network:
     async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writers = {writer}
         try:
-            if self.is_away:
-                return
             there, back = await asyncio.open_connection("127.0.0.1", self._port)
             writers.add(back)
+            if self.is_away:
+                return
             self._writers |= writers
             ways = (self._there(reader, back), self._back(there, writer))
             tasks = [asyncio.ensure_future(way) for way in ways]
