@@ -151,6 +151,7 @@ class Tab:
 
     async def until(self, expression: str, argument: Any = None) -> None:
         """Return once it is true."""
+        assert not expression.startswith("async"), "a promise counts as true"
         await self.page.wait_for_function(expression, arg=argument, timeout=DEADLINE_S * 1000)
 
     async def send(self, room_id: str, text: str) -> Any:

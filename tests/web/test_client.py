@@ -13,7 +13,7 @@ import jwt
 import pytest
 import pytest_asyncio
 
-from tests.web.browsing import CHROMIUM, JWT_SECRET, House, Tab, opened_house
+from tests.web.browsing import CHROMIUM, DEADLINE_S, JWT_SECRET, House, Tab, opened_house
 from tidings.client import Client
 
 pytestmark = [
@@ -518,7 +518,9 @@ async def test_what_was_not_sent_outlives_its_session_for_the_same_user_alone(
         await write_and_lose_the_session(tab, "for nobody")
         await tab.start(url=house.network.url, token=await house.token("noa"))
         await tab.live()
-        await tab.until("async (count) => (await indexedDB.databases()).length === count", 1)
+        async with asyncio.timeout(DEADLINE_S):
+            while await tab.see(databases) != 1:
+                await asyncio.sleep(0.05)
         await write_and_lose_the_session(tab, "kept")
         await tab.start(url=house.network.url, token=await house.token("liv"))
         await assert_same(tab, liv)

@@ -39,6 +39,24 @@ NOTICES = """async () => {
     const shown = await navigator.locks.request("tidings:notices", read);
     return shown.map(({title, body, tag}) => [title, body, tag]).sort();
 }"""
+HAS_STORED = """async (text) => {
+    const answered = (request) => new Promise((resolve, reject) => {
+        request.onsuccess = () => resolve(request.result);
+        request.onerror = () => reject(request.error);
+    });
+    for (const {name} of await indexedDB.databases()) {
+        const database = await answered(indexedDB.open(name));
+        try {
+            const stores = [...database.objectStoreNames];
+            const reading = database.transaction(stores);
+            const all = (name) => answered(reading.objectStore(name).getAll());
+            if (JSON.stringify(await Promise.all(stores.map(all))).includes(text)) return true;
+        } finally {
+            database.close();
+        }
+    }
+    return false;
+}"""
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 in_a_browser = [
     pytest.mark.slow,
@@ -80,6 +98,15 @@ async def soon(found: Any, wanted: Any) -> None:
         await asyncio.sleep(0.05)
 
 
+async def stored(tab: Page, text: str) -> None:
+    """Return once the browser keeps it: what is shown is stored a moment later."""
+
+    async def found() -> Any:
+        return await tab.evaluate(HAS_STORED, text)
+
+    await soon(found, True)
+
+
 class TestWorker:
     """One service and one browser for all of them."""
 
@@ -93,7 +120,7 @@ class TestWorker:
             tab = await inbox(house, context, "ann")
             await tab.goto(f"{house.network.url}/#/direct/{room}")
             await expect(tab.locator(".entry .text")).to_have_text(["before the tunnel"])
-            await tab.wait_for_timeout(500)  # what is shown is stored a moment later
+            await stored(tab, '"text":"before the tunnel"')
             house.network.go_away()
             await tab.reload()
             await expect(tab.locator(".scroller")).to_contain_text("before the tunnel")
@@ -119,7 +146,7 @@ class TestWorker:
         async with house.context() as context:
             tab = await inbox(house, context, "eve")
             await expect(tab.locator(".row")).to_have_count(1)
-            await tab.wait_for_timeout(500)
+            await stored(tab, '"preview":"Is it lost?"')
             house.network.go_away()
             await tab.reload()
             await expect(tab.locator(".row .name")).to_have_text(["Person cleo"])
